@@ -1,0 +1,1 @@
+"""What a registration is driven or trained by: similarity, regularity, supervision."""

@@ -1,0 +1,94 @@
+"""What every method is: a module with a card that yields steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from RecurrentRegistrationLib.step import Step
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a method is for and what it expects.
+
+    Attributes:
+        name: as on the command line; the file `methods/<name with _ for ->.py`.
+        title: for a list of methods.
+        summary: one sentence for a clinician.
+        reference: authors, title, venue, year.
+        dimensions: 2, 3 or both.
+        trained: whether it needs weights.
+        default_steps: how many steps `count=None` makes.
+        spacing: isotropic working spacing in millimetres, None for what the images and the memory allow.
+        multiple: working sizes are padded to multiples of this.
+        intensities: "unit" for [0, 1], "zscore" for zero mean and unit deviation clamped to [-2, 2].
+        attaches: what its steps carry in `attached`.
+        parameters: trainable parameters by dimension, where it has any.
+        bytes_per_voxel: peak working memory for each voxel of the working lattice, for the estimate before a run.
+    """
+
+    name: str
+    title: str
+    summary: str
+    reference: str
+    dimensions: tuple[int, ...] = (2, 3)
+    trained: bool = True
+    default_steps: int = 1
+    spacing: float | None = None
+    multiple: int = 1
+    intensities: str = "unit"
+    attaches: tuple[str, ...] = ()
+    parameters: Mapping[int, int] = field(default_factory=dict)
+    bytes_per_voxel: int = 400
+
+
+class Method(nn.Module):
+    """A registration as a generator of steps. Subclasses give `card` and `steps`."""
+
+    card: Card
+
+    def steps(
+        self,
+        fixed: Tensor,
+        moving: Tensor,
+        *,
+        fixed_mask: Tensor | None = None,
+        moving_mask: Tensor | None = None,
+        count: int | None = None,
+        state: Any = None,
+    ) -> Iterator[Step]:
+        """Yield one `Step` for each refinement of fixed and moving `[B, 1, *S]` on one lattice.
+
+        Args:
+            fixed: intensities as the card asks.
+            moving: likewise, same shape.
+            fixed_mask: `[B, 1, *S]`, above 0 where the similarity counts; None for everywhere.
+            moving_mask: likewise in the moving image.
+            count: number of steps; None for the card's default.
+            state: `state` of an earlier step: the recurrence continues where that step left it.
+        """
+        raise NotImplementedError
+
+    def forward(self, fixed: Tensor, moving: Tensor, **options: Any) -> Tensor:
+        """The displacement `[B, d, *S]` after the last step."""
+        last: Step | None = None
+        for step in self.steps(fixed, moving, **options):
+            last = step
+        if last is None:
+            raise ValueError("The method made no step.")
+        return last.displacement
+
+
+class Clock:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __call__(self) -> float:
+        return time.perf_counter() - self._start

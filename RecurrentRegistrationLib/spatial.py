@@ -1,0 +1,263 @@
+"""Pure tensor functions on lattices: sample, warp, compose, invert, integrate, differentiate, smooth.
+
+`u` stands for the map `id + u`. A displacement is `[B, d, *S]` in **voxels of its own lattice**; channel `c` moves
+along tensor axis `c` (2D: y, x; 3D: z, y, x). It pulls: `warp(image, u)(p) = image(p + u(p))`. Corners are aligned
+everywhere, so index 0 and index N-1 are the centres of the first and the last voxel. All functions serve 2D and 3D,
+any batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from RecurrentRegistrationLib import kernels
+
+Padding = Literal["zeros", "border"]
+Mode = Literal["bilinear", "nearest"]
+
+
+def dimension_of(displacement: Tensor) -> int:
+    """Number of spatial axes of `[B, C, *S]`."""
+    return displacement.ndim - 2
+
+
+def identity_grid(shape: Sequence[int], *, dtype: torch.dtype = torch.float32, device=None) -> Tensor:
+    """Voxel coordinates `[1, d, *S]` of a lattice; channel `c` counts along tensor axis `c`."""
+    axes = [torch.arange(n, dtype=dtype, device=device) for n in shape]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij")).unsqueeze(0)
+
+
+def zero_displacement(like: Tensor) -> Tensor:
+    """A displacement of zero `[B, d, *S]` on the lattice of an image `[B, C, *S]`."""
+    return like.new_zeros(like.shape[0], dimension_of(like), *like.shape[2:])
+
+
+def warp(image: Tensor, displacement: Tensor, *, mode: Mode = "bilinear", padding: Padding = "zeros") -> Tensor:
+    """Pull an image `[B, C, *M]` through a displacement `[B, d, *S]` (voxels): `image(p + u(p))`, `[B, C, *S]`.
+
+    The image may lie on a lattice of another size than the displacement; both count in the same voxels from the same
+    first voxel. Outside the image the value is 0 (`zeros`) or that of the nearest edge (`border`). Differentiable in
+    both arguments, twice. This is the only sampler of the library.
+    """
+    batch = max(image.shape[0], displacement.shape[0])
+    if image.shape[0] != batch:
+        image = image.expand(batch, *image.shape[1:])
+    if displacement.shape[0] != batch:
+        displacement = displacement.expand(batch, *displacement.shape[1:])
+    if mode == "bilinear" and kernels.can_warp(image, displacement):
+        return _FusedWarp.apply(image, displacement, padding)
+    return _sample(image, displacement, mode, padding)
+
+
+def sample_at(image: Tensor, coordinates: Tensor, *, mode: Mode = "bilinear", padding: Padding = "zeros") -> Tensor:
+    """Values of an image `[B, C, *M]` at voxel coordinates `[B, d, *S]`: `[B, C, *S]`."""
+    grid = identity_grid(coordinates.shape[2:], dtype=coordinates.dtype, device=coordinates.device)
+    return warp(image, coordinates - grid, mode=mode, padding=padding)
+
+
+def _sample(image: Tensor, displacement: Tensor, mode: Mode, padding: Padding) -> Tensor:
+    """`warp` by torch's own sampler: works everywhere, differentiable twice."""
+    dimension = dimension_of(displacement)
+    lattice, size = displacement.shape[2:], image.shape[2:]
+    coordinates = displacement + identity_grid(lattice, dtype=displacement.dtype, device=displacement.device)
+    # An axis of one voxel has no extent to normalise by; its only coordinate, 0, must land on the voxel's centre.
+    scale = displacement.new_tensor([2 / max(n - 1, 1) for n in size]).view(1, dimension, *[1] * dimension)
+    centre = displacement.new_tensor([1.0 if n > 1 else 0.0 for n in size]).view_as(scale)
+    grid = (coordinates * scale - centre).flip(1).movedim(1, -1)
+    slabs = _slabs(image, displacement)
+    # grid_sample runs one thread per batch item: slabs of the lattice become batch items, with identical values.
+    if slabs > 1:
+        grid = grid.reshape(slabs, lattice[0] // slabs, *grid.shape[2:])
+        image = image.expand(slabs, *image.shape[1:])
+    values = F.grid_sample(image, grid.to(image.dtype), mode=mode, padding_mode=padding, align_corners=True)
+    if slabs > 1:
+        values = values.movedim(1, 0).reshape(1, values.shape[1], *lattice)
+    return values
+
+
+def _slabs(image: Tensor, displacement: Tensor) -> int:
+    """How many slabs to cut a lattice of batch size one into on a CPU."""
+    if displacement.shape[0] > 1 or displacement.is_cuda or image.requires_grad:
+        return 1
+    threads = torch.get_num_threads()
+    return next((n for n in range(threads, 1, -1) if displacement.shape[2] % n == 0), 1)
+
+
+class _FusedWarp(torch.autograd.Function):
+    """`warp` by the fused CPU kernel, with the kernel's own first derivative and torch's second."""
+
+    @staticmethod
+    def forward(ctx, image: Tensor, displacement: Tensor, padding: Padding) -> Tensor:
+        ctx.save_for_backward(image, displacement)
+        ctx.padding = padding
+        return kernels.warp(image, displacement, padding)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        image, displacement = ctx.saved_tensors
+        wants_image, wants_displacement = ctx.needs_input_grad[:2]
+        if torch.is_grad_enabled():  # a second derivative will follow
+            values = _sample(image, displacement, "bilinear", ctx.padding)
+            wanted = [t for t in (image, displacement) if t.requires_grad]
+            found = iter(torch.autograd.grad(values, wanted, grad, create_graph=True))
+            return next(found) if wants_image else None, next(found) if wants_displacement else None, None
+        grad_image = _image_gradient(image, displacement, grad, ctx.padding) if wants_image else None
+        if wants_displacement:
+            return grad_image, kernels.warp_gradient(image, displacement, grad, ctx.padding), None
+        return grad_image, None, None
+
+
+def _image_gradient(image: Tensor, displacement: Tensor, grad: Tensor, padding: Padding) -> Tensor:
+    with torch.enable_grad():
+        image = image.detach().requires_grad_()
+        values = _sample(image, displacement, "bilinear", padding)
+    return torch.autograd.grad(values, image, grad)[0]
+
+
+def compose(new: Tensor, old: Tensor) -> Tensor:
+    """Follow `new`, then `old`: `u(p) = new(p) + old(p + new(p))`, the displacement of `old o new`.
+
+    An image pulled through the result equals `warp(warp(image, old), new)` without the second interpolation.
+    """
+    return new + warp(old, new, padding="border")
+
+
+@dataclass(frozen=True)
+class Inverse:
+    """An inverse displacement `[B, d, *S]` and how far `u(p + v(p)) + v(p)` is from zero (voxels)."""
+
+    displacement: Tensor
+    mean_residual: float
+    max_residual: float
+
+
+def invert(displacement: Tensor, *, iterations: int = 50, tolerance: float = 1e-3) -> Inverse:
+    """Invert `id + u` by the fixed point `v(p) <- -u(p + v(p))` until no voxel moves by more than `tolerance`."""
+    inverse = -displacement
+    for _ in range(iterations):
+        following = -warp(displacement, inverse, padding="border")
+        change = (following - inverse).abs().max()
+        inverse = following
+        if change < tolerance:
+            break
+    residual = (inverse + warp(displacement, inverse, padding="border")).norm(dim=1)
+    return Inverse(inverse, residual.mean().item(), residual.max().item())
+
+
+def integrate(velocity: Tensor, *, steps: int = 7) -> Tensor:
+    """Displacement at time 1 of the flow of a stationary velocity `[B, d, *S]` by scaling and squaring."""
+    displacement = velocity / 2**steps
+    for _ in range(steps):
+        displacement = compose(displacement, displacement)
+    return displacement
+
+
+def resize(image: Tensor, shape: Sequence[int], *, mode: Mode = "bilinear") -> Tensor:
+    """Resample `[B, C, *S]` to another number of voxels over the same extent between corner voxels' centres."""
+    if tuple(image.shape[2:]) == tuple(shape):
+        return image
+    if mode == "nearest":
+        return F.interpolate(image, size=tuple(shape), mode="nearest-exact")
+    linear = {1: "linear", 2: "bilinear", 3: "trilinear"}[dimension_of(image)]
+    return F.interpolate(image, size=tuple(shape), mode=linear, align_corners=True)
+
+
+def resize_displacement(displacement: Tensor, shape: Sequence[int]) -> Tensor:
+    """Resample a displacement to another number of voxels; its values scale by `(N_new - 1) / (N_old - 1)` per axis."""
+    old = displacement.shape[2:]
+    if tuple(old) == tuple(shape):
+        return displacement
+    ratio = [(n - 1) / (o - 1) if o > 1 else 1.0 for n, o in zip(shape, old, strict=True)]
+    scale = displacement.new_tensor(ratio).view(1, -1, *[1] * len(ratio))
+    return resize(displacement, shape) * scale
+
+
+def difference(values: Tensor, axis: int) -> Tensor:
+    """Derivative per voxel along a spatial axis: central differences, one-sided at the two ends."""
+    axis += 2
+    if values.shape[axis] == 1:
+        return torch.zeros_like(values)
+    return torch.gradient(values, dim=axis)[0]
+
+
+def jacobian(displacement: Tensor) -> Tensor:
+    """Matrix `I + du_c/dp_a`, `[B, c, a, *S]`, of a displacement in voxels."""
+    dimension = dimension_of(displacement)
+    matrix = torch.stack([difference(displacement, axis) for axis in range(dimension)], dim=2)
+    return matrix + torch.eye(dimension, dtype=matrix.dtype, device=matrix.device).view(
+        1, dimension, dimension, *[1] * dimension
+    )
+
+
+def jacobian_determinant(displacement: Tensor) -> Tensor:
+    """`det(I + grad u)`, `[B, 1, *S]`: above 1 a fixed voxel covers more of the moving image; 0 or less is a folding.
+
+    The value is the same in voxels and in millimetres, whatever the spacing and the direction of the lattice.
+    """
+    d = dimension_of(displacement)
+    rows = [[difference(displacement[:, c : c + 1], a) + float(a == c) for a in range(d)] for c in range(d)]
+    if d == 2:
+        (a, b), (c, e) = rows
+        return a * e - b * c
+    (a, b, c), (e, f, g), (h, i, j) = rows
+    return a * (f * j - g * i) - b * (e * j - g * h) + c * (e * i - f * h)
+
+
+def folding_fraction(displacement: Tensor, mask: Tensor | None = None) -> float:
+    """Share of voxels (of a mask `[B, 1, *S]`) where the Jacobian determinant is 0 or less."""
+    folded = jacobian_determinant(displacement) <= 0
+    if mask is not None:
+        folded = folded[(mask > 0).expand_as(folded)]
+    return folded.double().mean().item() if folded.numel() else 0.0
+
+
+def gaussian_taps(sigma: float) -> Tensor:
+    """A normalised Gaussian of standard deviation `sigma` voxels, cut at three of them; `[1]` for `sigma` 0."""
+    radius = int(3 * sigma + 0.5)
+    steps = torch.arange(-radius, radius + 1, dtype=torch.float64)
+    taps = torch.exp(-0.5 * (steps / max(sigma, 1e-6)) ** 2)
+    return taps / taps.sum()
+
+
+def gaussian_smooth(image: Tensor, sigma: float | Sequence[float]) -> Tensor:
+    """Smooth `[B, C, *S]` by a Gaussian of `sigma` voxels (one value, or one for each axis), edges repeated."""
+    dimension = dimension_of(image)
+    sigmas = [sigma] * dimension if isinstance(sigma, (int, float)) else list(sigma)
+    taps = [gaussian_taps(s) for s in sigmas]
+    if kernels.can_smooth(image):
+        return kernels.smooth(image, taps)
+    for axis, weights in enumerate(taps):
+        if weights.numel() > 1:
+            image = _filter(image, weights.to(image), axis + 2)
+    return image
+
+
+def _filter(image: Tensor, taps: Tensor, axis: int) -> Tensor:
+    """Filter along one axis, edges repeated."""
+    lines = image.movedim(axis, -1)
+    radius = taps.numel() // 2
+    rows = lines.reshape(-1, 1, lines.shape[-1])
+    rows = F.conv1d(F.pad(rows, (radius, radius), mode="replicate"), taps.view(1, 1, -1))
+    return rows.view(lines.shape).movedim(-1, axis)
+
+
+def remove_folding(displacement: Tensor, *, minimum: float = 0.01, rounds: int = 60) -> Tensor:
+    """Smooth a displacement around its foldings until every Jacobian determinant is above `minimum`.
+
+    Nothing changes where there is nothing to mend. The neighbourhood that is smoothed grows with the rounds.
+    """
+    for attempt in range(rounds):
+        folded = (jacobian_determinant(displacement) <= minimum).to(displacement.dtype)
+        if not folded.any():
+            return displacement
+        reach = 1 + attempt // 10
+        near = F.max_pool2d if dimension_of(displacement) == 2 else F.max_pool3d
+        blend = gaussian_smooth(near(folded, 4 * reach + 1, 1, 2 * reach), float(reach))
+        displacement = displacement + blend * (gaussian_smooth(displacement, float(reach)) - displacement)
+    return displacement

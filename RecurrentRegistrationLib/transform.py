@@ -1,0 +1,260 @@
+"""Where fixed physical points go in the moving image: `Affine`, `DisplacementField` and their chain, `Transform`.
+
+Everything here maps **fixed points to moving points** in LPS millimetres, ITK's resampling direction. A displacement
+field holds voxels of its own lattice, tensor order; `to_sitk` and `from_sitk` are the one place where that becomes
+millimetres. Outside its lattice a field displaces nothing, as in ITK.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from torch import Tensor
+
+from RecurrentRegistrationLib import spatial
+from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.files import complete, suffix_of
+from RecurrentRegistrationLib.volume import Grid, write_image
+
+TRANSFORM_ENDINGS = (".h5", ".hdf5", ".tfm", ".txt", ".mat", ".xfm")
+FIELD_ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd", ".nii", ".nii.gz")
+
+
+@dataclass(frozen=True)
+class Affine:
+    """A homogeneous matrix `[d+1, d+1]` from fixed to moving points, LPS millimetres."""
+
+    matrix: np.ndarray
+
+    @classmethod
+    def identity(cls, dimension: int) -> Affine:
+        """The map that moves nothing."""
+        return cls(np.eye(dimension + 1))
+
+    @property
+    def dimension(self) -> int:
+        """2 or 3."""
+        return self.matrix.shape[0] - 1
+
+    def map_points(self, points: np.ndarray) -> np.ndarray:
+        """Image `[N, d]` of points `[N, d]`."""
+        return points @ self.matrix[:-1, :-1].T + self.matrix[:-1, -1]
+
+    def inverse(self) -> Affine:
+        """The map back. Raises InputError where the matrix is singular."""
+        if abs(np.linalg.det(self.matrix)) < 1e-12:
+            raise InputError("The affine part of the transform is singular and has no inverse.")
+        return Affine(np.linalg.inv(self.matrix))
+
+    def to_sitk(self) -> sitk.Transform:
+        """The same as a `sitk.AffineTransform`."""
+        transform = sitk.AffineTransform(self.dimension)
+        transform.SetMatrix(self.matrix[:-1, :-1].ravel().tolist())
+        transform.SetTranslation(self.matrix[:-1, -1].tolist())
+        return transform
+
+
+@dataclass(frozen=True)
+class DisplacementField:
+    """Values `[B, d, *S]` in voxels of `grid`, channel `c` along tensor axis `c`; maps a point `x` to `x + u(x)`."""
+
+    values: Tensor
+    grid: Grid
+
+    def __post_init__(self) -> None:
+        if self.values.shape[1:] != (self.grid.dimension, *self.grid.shape):
+            raise InputError(
+                f"A displacement of shape {tuple(self.values.shape)} does not fit a grid {self.grid.shape}."
+            )
+
+    @classmethod
+    def zero(cls, grid: Grid) -> DisplacementField:
+        """The field that moves nothing."""
+        return cls(torch.zeros(1, grid.dimension, *grid.shape), grid)
+
+    @classmethod
+    def from_sitk(cls, image: sitk.Image) -> DisplacementField:
+        """From a vector image of LPS millimetres."""
+        grid = Grid.of(image)
+        millimetres = torch.from_numpy(sitk.GetArrayFromImage(image)).movedim(-1, 0)
+        if millimetres.shape[0] != grid.dimension:
+            raise InputError(
+                f"A displacement image needs {grid.dimension} values a voxel; it has {millimetres.shape[0]}."
+            )
+        matrix = torch.from_numpy(grid.physical_to_tensor[:-1, :-1]).to(millimetres.dtype)
+        return cls(torch.einsum("tp,p...->t...", matrix, millimetres).float().unsqueeze(0), grid)
+
+    @property
+    def dimension(self) -> int:
+        """2 or 3."""
+        return self.grid.dimension
+
+    def millimetres(self) -> Tensor:
+        """Displacement `[B, d, *S]` in LPS millimetres, channels (x, y[, z])."""
+        matrix = torch.from_numpy(self.grid.tensor_to_physical[:-1, :-1]).to(self.values)
+        return torch.einsum("pt,bt...->bp...", matrix, self.values)
+
+    def map_points(self, points: np.ndarray) -> np.ndarray:
+        """Image `[N, d]` of points `[N, d]`; displacement interpolated linearly, 0 outside the lattice."""
+        index = torch.from_numpy(self.grid.index(points)[:, ::-1].copy())
+        values = self.values[:1].double()
+        coordinates = index.T.reshape(1, self.dimension, *[1] * (self.dimension - 1), -1)
+        moved = spatial.sample_at(values, coordinates, padding="border").reshape(self.dimension, -1).T
+        size = torch.tensor(self.grid.shape, dtype=index.dtype)
+        inside = ((index >= -0.5) & (index <= size - 0.5)).all(dim=1)
+        matrix = torch.from_numpy(self.grid.tensor_to_physical[:-1, :-1])
+        return points + (moved * inside[:, None] @ matrix.T).numpy()
+
+    def inverse(self, **options) -> DisplacementField:
+        """The field back, on the same lattice, by `spatial.invert`."""
+        return DisplacementField(spatial.invert(self.values, **options).displacement, self.grid)
+
+    def to_image(self) -> sitk.Image:
+        """A float32 vector image of LPS millimetres."""
+        array = self.millimetres()[0].movedim(0, -1).contiguous().numpy()
+        return self.grid._place(sitk.GetImageFromArray(array, isVector=True))
+
+    def to_sitk(self) -> sitk.Transform:
+        """The same as a `sitk.DisplacementFieldTransform` (linear interpolation)."""
+        return sitk.DisplacementFieldTransform(sitk.Cast(self.to_image(), sitk.sitkVectorFloat64))
+
+
+@dataclass(frozen=True)
+class Transform:
+    """A chain of maps from fixed to moving points: the first part is applied first."""
+
+    parts: tuple[Affine | DisplacementField, ...]
+    dimension: int = field(default=0)
+
+    def __post_init__(self) -> None:
+        dimensions = {p.dimension for p in self.parts} or {self.dimension or 3}
+        if len(dimensions) > 1:
+            raise InputError("A transform cannot chain 2D and 3D parts.")
+        object.__setattr__(self, "dimension", dimensions.pop())
+
+    def map_points(self, points: Sequence | np.ndarray) -> np.ndarray:
+        """Moving points `[N, d]` of fixed points `[N, d]`, LPS millimetres."""
+        points = np.asarray(points, dtype=float).reshape(-1, self.dimension)
+        for part in self.parts:
+            points = part.map_points(points)
+        return points
+
+    def inverse(self) -> Transform:
+        """From moving to fixed points; fields are inverted on their own lattices."""
+        return Transform(tuple(part.inverse() for part in reversed(self.parts)), self.dimension)
+
+    def simplified(self) -> Transform:
+        """The same map with neighbouring affine parts multiplied and identities left out."""
+        parts: list[Affine | DisplacementField] = []
+        for part in self.parts:
+            if isinstance(part, Affine):
+                if parts and isinstance(parts[-1], Affine):
+                    part = Affine(part.matrix @ parts.pop().matrix)
+                if np.array_equal(part.matrix, np.eye(self.dimension + 1)):
+                    continue
+            parts.append(part)
+        return Transform(tuple(parts), self.dimension)
+
+    def displacement_on(self, grid: Grid) -> DisplacementField:
+        """The whole map as one field in voxels of `grid`."""
+        identity = spatial.identity_grid(grid.shape)
+        points, frame = identity, grid.tensor_to_physical  # `frame @ points` are physical points, so far
+        for part in self.parts:
+            if isinstance(part, Affine):
+                frame = part.matrix @ frame
+                continue
+            index = _apply(part.grid.physical_to_tensor @ frame, points)
+            size = torch.tensor(part.grid.shape).view(1, -1, *[1] * self.dimension)
+            moved = spatial.warp(part.values[:1].float(), index - identity, padding="border")
+            inside = ((index >= -0.5) & (index <= size - 0.5)).all(dim=1, keepdim=True)
+            points, frame = index + moved * inside, part.grid.tensor_to_physical
+        return DisplacementField(_apply(grid.physical_to_tensor @ frame, points) - identity, grid)
+
+    def jacobian_determinant(self, grid: Grid) -> Tensor:
+        """Determinant of the whole map's derivative at the voxels of `grid`, `[1, 1, *S]`.
+
+        Above 1 a fixed voxel covers more of the moving image; 0 or less is a folding.
+        """
+        return spatial.jacobian_determinant(self.displacement_on(grid).values)
+
+    def to_sitk(self) -> sitk.Transform:
+        """The same as a SimpleITK transform, composite where there are several parts."""
+        if len(self.parts) == 1:
+            return self.parts[0].to_sitk()
+        composite = sitk.CompositeTransform(self.dimension)
+        for part in reversed(self.parts):  # ITK applies the part that was added last first
+            composite.AddTransform(part.to_sitk())
+        return composite
+
+    @classmethod
+    def from_sitk(cls, transform: sitk.Transform) -> Transform:
+        """Take over a SimpleITK transform: linear ones, displacement fields and composites of them."""
+        kind = transform.GetTransformEnum()
+        if kind == sitk.sitkComposite:
+            composite = sitk.CompositeTransform(transform)
+            count = composite.GetNumberOfTransforms()
+            parts = [cls.from_sitk(composite.GetNthTransform(n)).parts for n in reversed(range(count))]
+            return cls(tuple(p for group in parts for p in group), transform.GetDimension())
+        if kind == sitk.sitkDisplacementField:
+            image = sitk.DisplacementFieldTransform(transform).GetDisplacementField()
+            return cls((DisplacementField.from_sitk(image),))
+        if kind == sitk.sitkIdentity:
+            return cls((), transform.GetDimension())
+        if not transform.IsLinear():
+            raise InputError(f"A transform of type {transform.GetName()} is not read: save it as a displacement field.")
+        d = transform.GetDimension()
+        matrix = np.eye(d + 1)
+        matrix[:-1, -1] = transform.TransformPoint([0.0] * d)
+        for axis in range(d):
+            matrix[:-1, axis] = np.array(transform.TransformPoint(np.eye(d)[axis].tolist())) - matrix[:-1, -1]
+        return cls((Affine(matrix),))
+
+    @classmethod
+    def read(cls, path: str | Path) -> Transform:
+        """Read an ITK transform (.h5, .tfm, .txt, .mat) or a displacement image (.nrrd, .mha, …; LPS millimetres).
+
+        Raises:
+            InputError: there is no such file, or it holds no transform from fixed to moving points.
+        """
+        path = Path(path)
+        if not path.exists():
+            raise InputError(f"There is no file {path}.")
+        try:
+            if suffix_of(path) in FIELD_ENDINGS:
+                return cls((DisplacementField.from_sitk(sitk.ReadImage(str(path), sitk.sitkVectorFloat32)),))
+            return cls.from_sitk(sitk.ReadTransform(str(path)))
+        except RuntimeError as error:
+            raise InputError(
+                f"{path} cannot be read as a transform (.h5, .tfm, .txt or a displacement image)."
+            ) from error
+
+    def write(self, path: str | Path, *, grid: Grid | None = None) -> None:
+        """Write an ITK transform, or by an image's ending the displacement in LPS millimetres on `grid`.
+
+        Raises:
+            InputError: the ending is unknown, no grid is known, the folder cannot be written or the disk is full.
+        """
+        path = Path(path)
+        ending = suffix_of(path)
+        if ending in FIELD_ENDINGS:
+            fields = [p.grid for p in self.parts if isinstance(p, DisplacementField)]
+            if grid is None and not fields:
+                raise InputError("An affine transform has no lattice: give the grid to write its displacement on.")
+            write_image(self.displacement_on(grid or fields[0]).to_image(), path)
+        elif ending in TRANSFORM_ENDINGS:
+            with complete(path) as temporary:
+                sitk.WriteTransform(self.to_sitk(), str(temporary))
+        else:
+            raise InputError(f"'{path}' ends in neither {', '.join(TRANSFORM_ENDINGS + FIELD_ENDINGS)}.")
+
+
+def _apply(matrix: np.ndarray, points: Tensor) -> Tensor:
+    """A homogeneous matrix applied to `[1, d, *S]`, summed in an order that keeps float32 near its rounding."""
+    linear = torch.from_numpy(matrix[:-1, :-1]).to(points)
+    offset = torch.from_numpy(matrix[:-1, -1]).to(points).view(1, -1, *[1] * (points.ndim - 2))
+    return torch.einsum("pt,bt...->bp...", linear, points) + offset

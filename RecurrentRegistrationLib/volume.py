@@ -1,0 +1,321 @@
+"""`Grid`, a lattice in physical space (LPS, millimetres), and `Volume`, an array on one.
+
+ITK counts an index as (i, j, k) and tensors as (k, j, i): `size`, `spacing` and matrices follow ITK, `shape` and arrays
+follow tensors. The physical point of an index is `origin + direction @ (spacing * index)`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.files import complete
+
+INTERPOLATORS = {
+    "linear": sitk.sitkLinear,
+    "nearest": sitk.sitkNearestNeighbor,
+    "label": sitk.sitkLabelGaussian,
+    "bspline": sitk.sitkBSpline3,
+}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A lattice in LPS millimetres.
+
+    Attributes:
+        size: voxels along (i, j[, k]).
+        spacing: millimetres between voxels along (i, j[, k]).
+        origin: physical point of index 0.
+        direction: cosines, row by row; column `n` is the physical direction of index axis `n`. Any handedness.
+
+    Raises:
+        InputError: a spacing is not positive, the direction is singular, or the lengths do not agree.
+    """
+
+    size: tuple[int, ...]
+    spacing: tuple[float, ...]
+    origin: tuple[float, ...]
+    direction: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        d = len(self.size)
+        if d not in (2, 3) or {len(self.spacing), len(self.origin)} != {d} or len(self.direction) != d * d:
+            raise InputError("A grid needs size, spacing, origin and direction of one dimension, 2 or 3.")
+        if not all(math.isfinite(s) and s > 0 for s in self.spacing):
+            raise InputError(f"The voxel spacing {self.spacing} must be positive along every axis: mend the header.")
+        determinant = np.linalg.det(self.cosines)
+        if not np.isfinite(determinant) or abs(determinant) < 1e-3:
+            raise InputError("The direction matrix of the image is singular: mend the header.")
+        if min(self.size) < 1:
+            raise InputError(f"A grid of size {self.size} holds no voxel.")
+
+    @classmethod
+    def of(cls, image: sitk.Image) -> Grid:
+        """The lattice of a SimpleITK image."""
+        return cls(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+
+    @classmethod
+    def regular(cls, shape: Sequence[int], spacing: float | Sequence[float] = 1.0) -> Grid:
+        """A lattice with its axes along the physical ones, origin 0; `shape` in tensor order."""
+        d = len(shape)
+        steps = (float(spacing),) * d if isinstance(spacing, (int, float)) else tuple(map(float, spacing))
+        return cls(tuple(shape)[::-1], steps, (0.0,) * d, tuple(np.eye(d).ravel().tolist()))
+
+    @property
+    def dimension(self) -> int:
+        """2 or 3."""
+        return len(self.size)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels in tensor order, (k, j, i)."""
+        return self.size[::-1]
+
+    @cached_property
+    def cosines(self) -> np.ndarray:
+        """Direction as a matrix."""
+        return np.array(self.direction, dtype=float).reshape(len(self.size), len(self.size))
+
+    @cached_property
+    def index_to_physical(self) -> np.ndarray:
+        """Homogeneous matrix from index (i, j[, k]) to LPS millimetres."""
+        matrix = np.eye(self.dimension + 1)
+        matrix[:-1, :-1] = self.cosines * np.array(self.spacing)
+        matrix[:-1, -1] = self.origin
+        return matrix
+
+    @cached_property
+    def physical_to_index(self) -> np.ndarray:
+        """Homogeneous matrix from LPS millimetres to index (i, j[, k])."""
+        return np.linalg.inv(self.index_to_physical)
+
+    @cached_property
+    def tensor_to_physical(self) -> np.ndarray:
+        """Homogeneous matrix from tensor index ([k, ]j, i) to LPS millimetres."""
+        return self.index_to_physical[:, [*range(self.dimension - 1, -1, -1), self.dimension]]
+
+    @cached_property
+    def physical_to_tensor(self) -> np.ndarray:
+        """Homogeneous matrix from LPS millimetres to tensor index ([k, ]j, i)."""
+        return np.linalg.inv(self.tensor_to_physical)
+
+    @property
+    def extent(self) -> tuple[float, ...]:
+        """Millimetres covered along (i, j[, k]), whole voxels counted."""
+        return tuple(n * s for n, s in zip(self.size, self.spacing, strict=True))
+
+    @property
+    def centre(self) -> np.ndarray:
+        """Physical point in the middle of the lattice."""
+        return self.physical([(n - 1) / 2 for n in self.size])
+
+    def physical(self, index: Sequence[float] | np.ndarray) -> np.ndarray:
+        """Physical points `[..., d]` of indices `[..., d]` (i, j[, k])."""
+        return np.asarray(index, float) @ self.index_to_physical[:-1, :-1].T + self.index_to_physical[:-1, -1]
+
+    def index(self, points: Sequence[float] | np.ndarray) -> np.ndarray:
+        """Continuous indices `[..., d]` (i, j[, k]) of physical points `[..., d]`."""
+        return np.asarray(points, float) @ self.physical_to_index[:-1, :-1].T + self.physical_to_index[:-1, -1]
+
+    def corners(self) -> np.ndarray:
+        """Physical points `[2^d, d]` of the outer voxels' centres."""
+        ends = np.meshgrid(*[(0, n - 1) for n in self.size], indexing="ij")
+        return self.physical(np.stack([e.ravel() for e in ends], axis=1))
+
+    def resampled(self, spacing: float | Sequence[float]) -> Grid:
+        """The same box with another spacing: first voxels' outer faces coincide, the last may reach further."""
+        steps = [float(spacing)] * self.dimension if isinstance(spacing, (int, float)) else list(spacing)
+        size = [max(1, math.ceil(e / s - 1e-6)) for e, s in zip(self.extent, steps, strict=True)]
+        shift = [(s / old - 1) / 2 for s, old in zip(steps, self.spacing, strict=True)]
+        return Grid(tuple(size), tuple(steps), tuple(self.physical(shift).tolist()), self.direction)
+
+    def padded(self, before: Sequence[int], after: Sequence[int]) -> Grid:
+        """More voxels (fewer where negative) before and after along (i, j[, k])."""
+        size = tuple(n + b + a for n, b, a in zip(self.size, before, after, strict=True))
+        return Grid(size, self.spacing, tuple(self.physical([-b for b in before]).tolist()), self.direction)
+
+    def cropped(self, first: Sequence[int], size: Sequence[int]) -> Grid:
+        """The box of `size` voxels that starts at index `first` (i, j[, k])."""
+        return Grid(tuple(size), self.spacing, tuple(self.physical(first).tolist()), self.direction)
+
+    def almost_equal(self, other: Grid, tolerance: float = 1e-4) -> bool:
+        """Whether two lattices hold the same voxels, to `tolerance` millimetres at the corners."""
+        if self.size != other.size:
+            return False
+        return bool(np.allclose(self.corners(), other.corners(), atol=tolerance))
+
+    def empty_sitk(self) -> sitk.Image:
+        """A one-byte SimpleITK image on this lattice, for filters that want a reference."""
+        return self._place(sitk.Image(list(self.size), sitk.sitkUInt8))
+
+    def _place(self, image: sitk.Image) -> sitk.Image:
+        image.SetSpacing(self.spacing)
+        image.SetOrigin(self.origin)
+        image.SetDirection(self.direction)
+        return image
+
+
+@dataclass(frozen=True)
+class Volume:
+    """An array `[C, *S]` of any scalar type, S in tensor order (k, j, i), on a `Grid`."""
+
+    array: np.ndarray
+    grid: Grid
+
+    def __post_init__(self) -> None:
+        if self.array.ndim != self.grid.dimension + 1 or self.array.shape[1:] != self.grid.shape:
+            raise InputError(f"An array of shape {self.array.shape} does not fit a grid of shape {self.grid.shape}.")
+
+    @classmethod
+    def from_sitk(cls, image: sitk.Image) -> Volume:
+        """Take over a SimpleITK image; vector pixels become channels."""
+        array = sitk.GetArrayFromImage(image)
+        if image.GetNumberOfComponentsPerPixel() > 1:
+            array = np.ascontiguousarray(np.moveaxis(array, -1, 0))
+        else:
+            array = array[np.newaxis]
+        return cls(array, Grid.of(image))
+
+    def to_sitk(self) -> sitk.Image:
+        """The same as a SimpleITK image; channels become vector pixels."""
+        vector = self.array.shape[0] > 1
+        array = np.moveaxis(self.array, 0, -1) if vector else self.array[0]
+        if array.dtype == bool:
+            array = array.astype(np.uint8)
+        elif array.dtype == np.float16:
+            array = array.astype(np.float32)
+        return self.grid._place(sitk.GetImageFromArray(array, isVector=vector))
+
+    @classmethod
+    def read(cls, path: str | Path) -> Volume:
+        """Read a scalar image: any format of SimpleITK, or a folder with a DICOM series.
+
+        `FILE#3` picks frame 3 (from 0) of a series of images, `FOLDER#UID` one of several DICOM series.
+
+        Raises:
+            InputError: there is no such file, it is no image, or not one scalar image of 2 or 3 dimensions.
+        """
+        file, part = split_part(path)
+        image = _read_series(file, part) if file.is_dir() else _read_file(file)
+        if image.GetDimension() == 4 and image.GetSize()[3] == 1:
+            part = part or "0"
+        if image.GetDimension() == 4:
+            image = _frame(image, part, file)
+        if image.GetDimension() not in (2, 3):
+            raise InputError(f"{file} has {image.GetDimension()} dimensions; 2 or 3 are needed.")
+        components = image.GetNumberOfComponentsPerPixel()
+        if components > 1:
+            raise InputError(f"{file} has {components} values a voxel (a colour image?): convert it to grey values.")
+        if "complex" in image.GetPixelIDTypeAsString():
+            raise InputError(f"{file} holds complex numbers: save its magnitude first.")
+        return cls.from_sitk(image)
+
+    @classmethod
+    def read_sequence(cls, path: str | Path) -> list[Volume]:
+        """Read a 4D image as one volume for each frame; a 3D image gives a list of one."""
+        image = _read_file(Path(path)) if not Path(path).is_dir() else _read_series(Path(path), None)
+        if image.GetDimension() < 4:
+            return [cls.from_sitk(image)]
+        return [cls.from_sitk(_frame(image, str(n), Path(path))) for n in range(image.GetSize()[3])]
+
+    def write(self, path: str | Path) -> None:
+        """Write in the format that the file's ending names, compressed; the file is complete or absent.
+
+        Raises:
+            InputError: the format is unknown, the folder cannot be written or the disk is full.
+        """
+        write_image(self.to_sitk(), path)
+
+    def tensor(self, dtype: torch.dtype = torch.float32, device=None) -> torch.Tensor:
+        """A copy as `[1, C, *S]`."""
+        array = np.ascontiguousarray(self.array, dtype=np.float32) if self.array.dtype.kind in "ui" else self.array
+        return torch.tensor(array, dtype=dtype, device=device).unsqueeze(0)
+
+    def resampled(self, grid: Grid, *, interpolation: str = "linear", background: float = 0.0) -> Volume:
+        """The same image at the voxels of another lattice of the same space; `background` outside."""
+        return Volume.from_sitk(
+            resample(
+                self.to_sitk(),
+                grid,
+                sitk.Transform(grid.dimension, sitk.sitkIdentity),
+                interpolation=interpolation,
+                background=background,
+            )
+        )
+
+
+def resample(
+    image: sitk.Image, grid: Grid, transform: sitk.Transform, *, interpolation: str = "linear", background: float = 0.0
+) -> sitk.Image:
+    """Pull an image onto a lattice through a transform from the lattice's to the image's points, by SimpleITK."""
+    if interpolation not in INTERPOLATORS:
+        raise InputError(f"Interpolation '{interpolation}' is not one of {', '.join(INTERPOLATORS)}.")
+    return sitk.Resample(
+        image, grid.empty_sitk(), transform, INTERPOLATORS[interpolation], background, image.GetPixelID()
+    )
+
+
+def write_image(image: sitk.Image, path: str | Path) -> None:
+    """Write a SimpleITK image, compressed, complete or not at all."""
+    with complete(path) as temporary:
+        try:
+            sitk.WriteImage(image, str(temporary), useCompression=True)
+        except RuntimeError as error:
+            if "Unable to determine ImageIO" in str(error) or "Could not create IO" in str(error):
+                raise InputError(
+                    f"'{path}' has no ending of a known image format: use .nrrd, .mha or .nii.gz."
+                ) from error
+            raise
+
+
+def split_part(path: str | Path) -> tuple[Path, str | None]:
+    """`FILE#PART` as file and part; a name that exists with its `#` is a name."""
+    text = str(path)
+    if "#" in text and not Path(text).exists():
+        file, _, part = text.rpartition("#")
+        return Path(file), part
+    return Path(text), None
+
+
+def _read_file(file: Path) -> sitk.Image:
+    if not file.exists():
+        raise InputError(f"There is no file {file}.")
+    try:
+        return sitk.ReadImage(str(file))
+    except RuntimeError as error:
+        if "spacing" in str(error).lower():
+            raise InputError(f"{file} has a voxel spacing that is not positive: mend its header.") from error
+        raise InputError(f"{file} cannot be read as an image: it is damaged or of another format.") from error
+
+
+def _read_series(folder: Path, series: str | None) -> sitk.Image:
+    found = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    if not found:
+        raise InputError(f"The folder {folder} holds no DICOM series.")
+    if series is None and len(found) > 1:
+        raise InputError(f"The folder {folder} holds {len(found)} DICOM series: pick one as '{folder}#{found[0]}'.")
+    chosen = series or found[0]
+    if chosen not in found:
+        raise InputError(f"The folder {folder} holds no DICOM series {chosen}; it has {', '.join(found)}.")
+    try:
+        return sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), chosen))
+    except RuntimeError as error:
+        raise InputError(f"The DICOM series in {folder} cannot be read as one image.") from error
+
+
+def _frame(image: sitk.Image, part: str | None, file: Path) -> sitk.Image:
+    frames = image.GetSize()[3]
+    if part is None:
+        raise InputError(f"{file} holds {frames} volumes: pick one by its number, for example '{file}#0'.")
+    if not part.isdigit() or int(part) >= frames:
+        raise InputError(f"{file} has no frame {part}; its frames are 0 to {frames - 1}.")
+    return image[:, :, :, int(part)]
