@@ -1,0 +1,193 @@
+"""How alike two images on one lattice are: callables `(fixed, warped, weight=None) -> loss`, lower is better.
+
+Images are `[B, C, *S]`, 2D or 3D; `weight [B, 1, *S]` says how much each voxel counts. The loss is a scalar, the mean over
+the batch, differentiable in `warped`.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from RecurrentRegistrationLib import kernels
+
+
+class Similarity(Protocol):
+    """What the callables of this module have in common."""
+
+    def __call__(self, fixed: Tensor, warped: Tensor, weight: Tensor | None = None) -> Tensor:
+        """The loss, a scalar."""
+
+
+class MeanSquaredError(nn.Module):
+    """Mean over voxels and channels of the squared difference."""
+
+    def forward(self, fixed: Tensor, warped: Tensor, weight: Tensor | None = None) -> Tensor:
+        """The loss, a scalar."""
+        error = (fixed - warped).square().mean(dim=1, keepdim=True)
+        if weight is None:
+            return error.mean()
+        axes = tuple(range(1, error.ndim))
+        return ((error * weight).sum(axes) / weight.sum(axes).clamp_min(1e-6)).mean()
+
+
+class LocalCorrelation(nn.Module):
+    """One minus the local normalised cross-correlation in windows of `2 radius + 1` voxels, zero weight outside.
+
+    Each window's means, variances and covariance are weighted; the mean over windows is weighted by their centres.
+    `squared` takes cov^2 / (var var) (Avants et al., Medical Image Analysis 2008), blind to an inversion of contrast;
+    otherwise cov / sqrt(var var). `epsilon` is added to both variances: where both images vary less than its root, the
+    correlation fades to zero.
+    """
+
+    def __init__(self, radius: int = 2, *, squared: bool = True, epsilon: float = 1e-5) -> None:
+        super().__init__()
+        self.radius, self.squared, self.epsilon = radius, squared, epsilon
+
+    def forward(self, fixed: Tensor, warped: Tensor, weight: Tensor | None = None) -> Tensor:
+        """The loss, a scalar."""
+        weight = torch.ones_like(fixed[:, :1]) if weight is None else weight.to(fixed.dtype)
+        if kernels.can_correlate(fixed, warped) and not (fixed.requires_grad or weight.requires_grad):
+            return _FusedCorrelation.apply(fixed, warped, weight, self.radius, self.epsilon, self.squared)
+        correlation = self._correlation(fixed, warped, weight)
+        axes = tuple(range(2, fixed.ndim))
+        mean = (weight * correlation).sum(axes) / weight.sum(axes).clamp_min(1e-6)
+        return 1 - mean.mean()
+
+    def _correlation(self, fixed: Tensor, warped: Tensor, weight: Tensor) -> Tensor:
+        count = box_sum(weight, self.radius).clamp_min(1e-6)
+
+        def mean(values: Tensor) -> Tensor:
+            return box_sum(weight * values, self.radius) / count
+
+        mean_fixed, mean_warped = mean(fixed), mean(warped)
+        variance_fixed = (mean(fixed * fixed) - mean_fixed.square()).clamp_min(0) + self.epsilon
+        variance_warped = (mean(warped * warped) - mean_warped.square()).clamp_min(0) + self.epsilon
+        covariance = mean(fixed * warped) - mean_fixed * mean_warped
+        if self.squared:
+            return covariance.square() / (variance_fixed * variance_warped)
+        return covariance * (variance_fixed * variance_warped).rsqrt()
+
+
+def box_sum(values: Tensor, radius: int) -> Tensor:
+    """Sum over windows of `2 radius + 1` voxels along every axis of `[B, C, *S]`; nothing lies outside."""
+    dimension, size = values.ndim - 2, 2 * radius + 1
+    pool = F.avg_pool2d if dimension == 2 else F.avg_pool3d
+    for axis in range(dimension):
+        window = [size if a == axis else 1 for a in range(dimension)]
+        padding = [radius if a == axis else 0 for a in range(dimension)]
+        values = pool(values, window, 1, padding) * size
+    return values
+
+
+class _FusedCorrelation(torch.autograd.Function):
+    """`LocalCorrelation` by the fused CPU kernels; the backward pass keeps three volumes and no graph."""
+
+    @staticmethod
+    def forward(ctx, fixed: Tensor, warped: Tensor, weight: Tensor, radius: int, epsilon: float, squared: bool):
+        weight = weight.expand_as(fixed)
+        total, mass, coefficients = kernels.local_correlation(fixed, warped, weight, radius, epsilon, squared)
+        mass = mass.clamp_min(1e-6)
+        ctx.save_for_backward(fixed, warped, weight, coefficients, mass)
+        ctx.radius = radius
+        return 1 - (total / mass).mean()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor):
+        fixed, warped, weight, coefficients, mass = ctx.saved_tensors
+        slope = kernels.local_correlation_gradient(fixed, warped, weight, coefficients, ctx.radius)
+        scale = -grad / (mass * mass.numel())
+        return None, slope * scale.view(-1, *[1] * (slope.ndim - 1)), None, None, None, None
+
+
+class MutualInformation(nn.Module):
+    """Two minus the normalised mutual information `(H(f) + H(w)) / H(f, w)` of intensities in [0, 1].
+
+    Cubic B-spline Parzen windows on both images (Mattes et al., IEEE TMI 2003, with the normalisation of Studholme et al.,
+    Pattern Recognition 1999).
+    """
+
+    def __init__(self, bins: int = 32) -> None:
+        super().__init__()
+        self.bins = bins
+
+    def forward(self, fixed: Tensor, warped: Tensor, weight: Tensor | None = None) -> Tensor:
+        """The loss, a scalar."""
+        joint = self.joint_histogram(fixed, warped, weight)
+        return 2 - normalised_mutual_information(joint).mean()
+
+    def joint_histogram(self, fixed: Tensor, warped: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Joint probabilities `[B, bins, bins]`."""
+        batch = warped.shape[0]
+        first_f, weights_f = self._windows(fixed.detach().expand_as(warped))
+        first_w, weights_w = self._windows(warped)
+        if weight is not None:
+            weights_f = weights_f * weight.expand_as(warped).reshape(batch, -1, 1)
+        joint = warped.new_zeros(batch, self.bins * self.bins)
+        for a in range(4):
+            for b in range(4):
+                cell = (first_f + a) * self.bins + first_w + b
+                joint = joint.scatter_add(1, cell, weights_f[..., a] * weights_w[..., b])
+        return joint.view(batch, self.bins, self.bins) / joint.sum(1).clamp_min(1e-6).view(batch, 1, 1)
+
+    def _windows(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """First bin and the four cubic weights `[B, N, 4]` of every voxel."""
+        position = image.reshape(image.shape[0], -1).clamp(0, 1) * (self.bins - 4) + 1.5
+        first = (position.detach() - 1).floor().long().clamp(0, self.bins - 4)
+        t = position - first - 1
+        weights = (
+            (1 - t) ** 3 / 6,
+            (3 * t**3 - 6 * t**2 + 4) / 6,
+            (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6,
+            t**3 / 6,
+        )
+        return first, torch.stack(weights, dim=-1)
+
+
+def normalised_mutual_information(joint: Tensor) -> Tensor:
+    """`(H(f) + H(w)) / H(f, w)`, from 1 (independent) to 2 (one determines the other), of joint probabilities `[B, K, K]`."""
+
+    def entropy(p: Tensor) -> Tensor:
+        return -torch.special.xlogy(p, p.clamp_min(1e-12)).flatten(1).sum(1)
+
+    return (entropy(joint.sum(2)) + entropy(joint.sum(1))) / entropy(joint).clamp_min(1e-6)
+
+
+class MindSSC(nn.Module):
+    """Mean squared difference of self-similarity descriptors (Heinrich et al., MICCAI 2013), blind to modality.
+
+    `describe` gives 12 channels in 3D and 4 in 2D: how alike patches at neighbours of a voxel are that are not opposite.
+    """
+
+    def __init__(self, radius: int = 1, dilation: int = 2) -> None:
+        super().__init__()
+        self.radius, self.dilation = radius, dilation
+
+    def describe(self, image: Tensor) -> Tensor:
+        """Descriptors `[B, K, *S]` in [0, 1] of an image `[B, 1, *S]`."""
+        dimension = image.ndim - 2
+        neighbours = [_shifted(image, axis, sign * self.dilation) for axis in range(dimension) for sign in (-1, 1)]
+        pairs = [(a, b) for a in range(2 * dimension) for b in range(a) if a // 2 != b // 2]
+        size = (2 * self.radius + 1) ** dimension
+        distance = torch.cat(
+            [box_sum((neighbours[a] - neighbours[b]).square(), self.radius) / size for a, b in pairs], 1
+        )
+        distance = distance - distance.amin(dim=1, keepdim=True)
+        variance = distance.mean(dim=1, keepdim=True)
+        mean = variance.mean(dim=tuple(range(1, variance.ndim)), keepdim=True)
+        return torch.exp(-distance / variance.clamp(mean * 1e-3, mean * 1e3).clamp_min(1e-8))
+
+    def forward(self, fixed: Tensor, warped: Tensor, weight: Tensor | None = None) -> Tensor:
+        """The loss, a scalar."""
+        return MeanSquaredError()(self.describe(fixed), self.describe(warped), weight)
+
+
+def _shifted(image: Tensor, axis: int, steps: int) -> Tensor:
+    """The image moved by `steps` voxels along an axis, edges repeated."""
+    n = image.shape[axis + 2]
+    index = (torch.arange(n, device=image.device) + steps).clamp(0, n - 1)
+    return image.index_select(axis + 2, index)
