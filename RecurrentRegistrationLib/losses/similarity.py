@@ -1,7 +1,7 @@
 """How alike two images on one lattice are: callables `(fixed, warped, weight=None) -> loss`, lower is better.
 
-Images are `[B, C, *S]`, 2D or 3D; `weight [B, 1, *S]` says how much each voxel counts. The loss is a scalar, the mean over
-the batch, differentiable in `warped`.
+Images are `[B, C, *S]`, 2D or 3D; `weight [B, 1, *S]` says how much each voxel counts. The loss is a scalar, the mean
+over the batch, differentiable in `warped`.
 """
 
 from __future__ import annotations
@@ -107,8 +107,8 @@ class _FusedCorrelation(torch.autograd.Function):
 class MutualInformation(nn.Module):
     """Two minus the normalised mutual information `(H(f) + H(w)) / H(f, w)` of intensities in [0, 1].
 
-    Cubic B-spline Parzen windows on both images (Mattes et al., IEEE TMI 2003, with the normalisation of Studholme et al.,
-    Pattern Recognition 1999).
+    Cubic B-spline Parzen windows on both images (Mattes et al., IEEE TMI 2003, with the normalisation of
+    Studholme et al., Pattern Recognition 1999).
     """
 
     def __init__(self, bins: int = 32) -> None:
@@ -149,7 +149,7 @@ class MutualInformation(nn.Module):
 
 
 def normalised_mutual_information(joint: Tensor) -> Tensor:
-    """`(H(f) + H(w)) / H(f, w)`, from 1 (independent) to 2 (one determines the other), of joint probabilities `[B, K, K]`."""
+    """`(H(f) + H(w)) / H(f, w)` of joint probabilities `[B, K, K]`: 1 where independent, 2 where one tells the other."""
 
     def entropy(p: Tensor) -> Tensor:
         return -torch.special.xlogy(p, p.clamp_min(1e-12)).flatten(1).sum(1)
@@ -160,7 +160,8 @@ def normalised_mutual_information(joint: Tensor) -> Tensor:
 class MindSSC(nn.Module):
     """Mean squared difference of self-similarity descriptors (Heinrich et al., MICCAI 2013), blind to modality.
 
-    `describe` gives 12 channels in 3D and 4 in 2D: how alike patches at neighbours of a voxel are that are not opposite.
+    `describe` gives 12 channels in 3D and 4 in 2D: how alike the patches are at each two
+    neighbours of a voxel that do not lie opposite.
     """
 
     def __init__(self, radius: int = 1, dilation: int = 2) -> None:
