@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from RecurrentRegistrationLib.step import Step
@@ -28,7 +30,9 @@ class Card:
         multiple: working sizes are padded to multiples of this.
         intensities: "unit" for [0, 1], "zscore" for zero mean and unit deviation clamped to [-2, 2].
         attaches: what its steps carry in `attached`.
-        parameters: trainable parameters by dimension, where it has any.
+        parameters: trainable parameters by dimension with the default options, where it has any.
+        identity_at_start: whether the untrained method moves nothing (less than a hundredth of a voxel).
+        recurrent: whether its last step may be repeated without end, so that more than `default_steps` are welcome.
         bytes_per_voxel: peak working memory for each voxel of the working lattice, for the estimate before a run.
     """
 
@@ -44,13 +48,27 @@ class Card:
     intensities: str = "unit"
     attaches: tuple[str, ...] = ()
     parameters: Mapping[int, int] = field(default_factory=dict)
+    identity_at_start: bool = False
+    recurrent: bool = False
     bytes_per_voxel: int = 400
 
 
 class Method(nn.Module):
-    """A registration as a generator of steps. Subclasses give `card` and `steps`."""
+    """A registration as a generator of steps. Subclasses give `card` and `steps`.
+
+    Attributes:
+        card: what it is for and what it expects.
+        checkpoint: recompute each step in the backward pass instead of keeping its activations: memory for time.
+    """
 
     card: Card
+    checkpoint: bool = False
+
+    def checkpointed(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """`function(*arguments)`, one step's work; its activations are recomputed where `checkpoint` asks for it."""
+        if self.checkpoint and torch.is_grad_enabled():
+            return torch.utils.checkpoint.checkpoint(function, *arguments, use_reentrant=False)
+        return function(*arguments)
 
     def steps(
         self,
