@@ -1,0 +1,41 @@
+"""The U-net backbone: its sizes, and the parameter counts of the published networks that are made of it."""
+
+import pytest
+import torch
+
+from RecurrentRegistrationLib.layers.convolution import displacement_head
+from RecurrentRegistrationLib.layers.unet import UNet
+
+VM1 = {"encoder": (16, 32, 32, 32, 32), "decoder": ((32,), (32,), (32,), (32,), (32, 16), (16,))}
+VM2 = {"encoder": (32, 64, 64, 64, 64), "decoder": ((64,), (64,), (64,), (64,), (64, 32), (32,))}
+VM_RIIR = {"encoder": (16, 16, 32, 32, 32), "decoder": ((32,), (32,), (32,), (16,), (16,), (8,))}
+
+
+@pytest.mark.parametrize(
+    ("widths", "dimension", "expected"),
+    [(VM1, 3, 355_875), (VM2, 3, 1_416_771), (VM_RIIR, 3, 254_499), (VM_RIIR, 2, 84_938)],
+)
+def test_counts_of_published_networks(widths, dimension, expected):
+    net = UNet(dimension, 2, **widths)
+    head = displacement_head(dimension, net.outputs)
+    assert sum(p.numel() for module in (net, head) for p in module.parameters()) == expected
+
+
+@pytest.mark.parametrize("shape", [(33, 18), (7, 5), (17, 9, 12), (1, 40)])
+def test_any_size_without_padding(shape):
+    net = UNet(len(shape), 2, encoder=(4, 4, 4), decoder=((4,), (4,), (4,), (3,)))
+    assert net(torch.randn(2, 2, *shape)).shape == (2, 3, *shape)
+
+
+def test_every_level_meets_its_skip():
+    """Zeroing the coarse path must leave a result that still depends on the image, through the last skip."""
+    net = UNet(2, 1, encoder=(4,), decoder=((4,), (2,)))
+    with torch.no_grad():
+        net.decoder[0][0][0].weight.zero_()
+    image = torch.randn(1, 1, 8, 8)
+    assert not torch.allclose(net(image), net(2 * image))
+
+
+def test_decoder_needs_a_level_for_each_size():
+    with pytest.raises(ValueError, match="3 decoder levels"):
+        UNet(2, 1, encoder=(4, 4), decoder=((4,), (4,)))
