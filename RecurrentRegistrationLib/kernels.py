@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import os
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,37 +35,40 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)  # OpenMP aborts a forked child that enters a parallel region
 
 
-def _is_volume(*tensors: Tensor) -> bool:
+def is_volume(*tensors: Tensor) -> bool:
+    """Whether a kernel can take these tensors: float32 `[B, C, Z, Y, X]` on the CPU, with numba at hand."""
     return _usable and all(t.device.type == "cpu" and t.dtype == torch.float32 and t.ndim == 5 for t in tensors)
 
 
 def can_warp(image: Tensor, displacement: Tensor) -> bool:
     """Whether `warp` serves these tensors."""
-    return _is_volume(image, displacement)
+    return is_volume(image, displacement)
 
 
 def can_smooth(image: Tensor) -> bool:
     """Whether `smooth` serves this tensor (it has no derivative of its own)."""
-    return _is_volume(image) and not (image.requires_grad and torch.is_grad_enabled())
+    return is_volume(image) and not (image.requires_grad and torch.is_grad_enabled())
 
 
 def can_correlate(fixed: Tensor, warped: Tensor) -> bool:
     """Whether `local_correlation` serves these tensors."""
-    return _is_volume(fixed, warped) and fixed.shape[1] == 1
+    return is_volume(fixed, warped) and fixed.shape[1] == 1
 
 
-def _threads() -> int:
+def threads() -> int:
+    """How many threads a kernel runs on."""
     return max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
 
 
-def _run(kernel, *arguments) -> None:
+def run(function: Callable[..., None], *arguments: Any) -> None:
     """Call a kernel on as many threads as torch uses."""
     with _lock:
-        numba.set_num_threads(_threads())
-        kernel(*arguments)
+        numba.set_num_threads(threads())
+        function(*arguments)
 
 
-def _array(tensor: Tensor) -> np.ndarray:
+def array(tensor: Tensor) -> np.ndarray:
+    """The values of a tensor as a contiguous array."""
     return tensor.detach().contiguous().numpy()
 
 
@@ -71,7 +76,7 @@ def warp(image: Tensor, displacement: Tensor, padding: str) -> Tensor:
     """Linear `image(p + u(p))`: image `[B, C, *M]`, displacement `[B, 3, *S]` in voxels, result `[B, C, *S]`."""
     values = image.new_empty(image.shape[0], image.shape[1], *displacement.shape[2:])
     for b in range(image.shape[0]):
-        _run(_warp, _array(image[b]), _array(displacement[b]), padding == "border", values[b].numpy())
+        run(_warp, array(image[b]), array(displacement[b]), padding == "border", values[b].numpy())
     return values
 
 
@@ -79,8 +84,8 @@ def warp_gradient(image: Tensor, displacement: Tensor, grad: Tensor, padding: st
     """Derivative of `sum(grad * warp(image, u))` by the displacement, `[B, 3, *S]`."""
     gradient = torch.empty_like(displacement, memory_format=torch.contiguous_format)
     for b in range(image.shape[0]):
-        arrays = _array(image[b]), _array(displacement[b]), _array(grad[b])
-        _run(_warp_gradient, *arrays, padding == "border", gradient[b].numpy())
+        arrays = array(image[b]), array(displacement[b]), array(grad[b])
+        run(_warp_gradient, *arrays, padding == "border", gradient[b].numpy())
     return gradient
 
 
@@ -89,7 +94,7 @@ def smooth(image: Tensor, taps: list[Tensor]) -> Tensor:
     smoothed = torch.empty_like(image, memory_format=torch.contiguous_format)
     filters = [t.to(torch.float32).numpy() for t in taps]
     for b in range(image.shape[0]):
-        _run(_smooth, _array(image[b]), *filters, smoothed[b].numpy())
+        run(_smooth, array(image[b]), *filters, smoothed[b].numpy())
     return smoothed
 
 
@@ -105,8 +110,8 @@ def local_correlation(
     coefficients = fixed.new_empty(batch, 3, *fixed.shape[2:])
     for b in range(batch):
         sums = np.zeros((fixed.shape[2], 2))
-        arrays = _array(fixed[b, 0]), _array(warped[b, 0]), _array(weight[b, 0])
-        _run(_correlate, *arrays, radius, epsilon, squared, _threads(), coefficients[b].numpy(), sums)
+        arrays = array(fixed[b, 0]), array(warped[b, 0]), array(weight[b, 0])
+        run(_correlate, *arrays, radius, epsilon, squared, threads(), coefficients[b].numpy(), sums)
         total[b], mass[b] = sums.sum(axis=0).tolist()
     return total, mass, coefficients
 
@@ -117,33 +122,33 @@ def local_correlation_gradient(
     """Derivative of the sum over windows by the warped image, `[B, 1, *S]`."""
     gradient = torch.empty_like(warped, memory_format=torch.contiguous_format)
     for b in range(fixed.shape[0]):
-        arrays = _array(fixed[b, 0]), _array(warped[b, 0]), _array(weight[b, 0]), _array(coefficients[b])
-        _run(_correlate_gradient, *arrays, radius, _threads(), gradient[b, 0].numpy())
+        arrays = array(fixed[b, 0]), array(warped[b, 0]), array(weight[b, 0]), array(coefficients[b])
+        run(_correlate_gradient, *arrays, radius, threads(), gradient[b, 0].numpy())
     return gradient
 
 
 if numba is not None:
     # No NaN/Inf assumptions: a displacement may hold them, and must then read outside the image, not outside memory.
     _fast = {"contract", "reassoc", "nsz", "arcp", "afn"}
-    _kernel = njit(parallel=True, fastmath=_fast, cache=True, error_model="numpy")
-    _inline = njit(fastmath=_fast, cache=True, error_model="numpy", inline="always")
+    kernel = njit(parallel=True, fastmath=_fast, cache=True, error_model="numpy")
+    inline = njit(fastmath=_fast, cache=True, error_model="numpy", inline="always")
 
-    @_inline
+    @inline
     def _corner(z, y, x, Z, Y, X):
         """Offset of a voxel, or -1 outside the image."""
         if z < 0 or y < 0 or x < 0 or z >= Z or y >= Y or x >= X:
             return -1
         return (z * Y + y) * X + x
 
-    @_inline
+    @inline
     def _value(row, offset):
         return row[np.uintp(offset)] if offset >= 0 else np.float32(0)
 
-    @_inline
+    @inline
     def _clamped(coordinate, size):
         return min(max(coordinate, np.float32(0)), np.float32(size - 1))
 
-    @_kernel
+    @kernel
     def _warp(image, u, border, values):
         C, Z, Y, X = image.shape
         flat = image.reshape(C, Z * Y * X)
@@ -186,7 +191,7 @@ if numba is not None:
                             far += ay * (bx * _value(m, o110) + ax * _value(m, o111))
                             values[c, k, j, i] = bz * near + az * far
 
-    @_kernel
+    @kernel
     def _warp_gradient(image, u, grad, border, gradient):
         C, Z, Y, X = image.shape
         flat = image.reshape(C, Z * Y * X)
@@ -240,7 +245,7 @@ if numba is not None:
                     gradient[1, k, j, i] = gy * iy
                     gradient[2, k, j, i] = gx * ix
 
-    @_inline
+    @inline
     def _filter_row(row, taps, out):
         """One row filtered with its edges repeated."""
         n, r = row.shape[0], taps.shape[0] // 2
@@ -260,7 +265,7 @@ if numba is not None:
             for i in range(max(high, 0), n):
                 out[i] += a * row[n - 1]
 
-    @_kernel
+    @kernel
     def _smooth(image, tz, ty, tx, smoothed):
         C, Z, Y, X = image.shape
         rz, ry = tz.shape[0] // 2, ty.shape[0] // 2
@@ -283,7 +288,7 @@ if numba is not None:
                         row[i] += a * source_row[i]
                 _filter_row(row, tx, smoothed[c, k, j])
 
-    @_inline
+    @inline
     def _sum_row(row, radius, out):
         """Sum over a window along a row; nothing lies outside."""
         n = row.shape[0]
@@ -293,7 +298,7 @@ if numba is not None:
             for i in range(max(0, -t), min(n, n - t)):
                 out[i] += row[i + t]
 
-    @_inline
+    @inline
     def _sum_plane(planes, radius, rows, out):
         """Window sums of `[K, Y, X]` along both axes; `rows [Y, X]` is scratch."""
         K, Y, X = planes.shape
@@ -308,11 +313,11 @@ if numba is not None:
                     for i in range(X):
                         target[i] += rows[s, i]
 
-    @_inline
+    @inline
     def _chunk(part, parts, size):
         return part * size // parts, (part + 1) * size // parts
 
-    @_kernel
+    @kernel
     def _correlate(fixed, warped, weight, radius, epsilon, squared, threads, coefficients, sums):
         Z, Y, X = fixed.shape
         span = 2 * radius + 1
@@ -374,7 +379,7 @@ if numba is not None:
                 sums[centre, 0] = correlation
                 sums[centre, 1] = mass
 
-    @_kernel
+    @kernel
     def _correlate_gradient(fixed, warped, weight, coefficients, radius, threads, gradient):
         Z, Y, X = fixed.shape
         span = 2 * radius + 1
