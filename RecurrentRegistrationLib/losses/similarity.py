@@ -149,7 +149,7 @@ class MutualInformation(nn.Module):
 
 
 def normalised_mutual_information(joint: Tensor) -> Tensor:
-    """`(H(f) + H(w)) / H(f, w)` of joint probabilities `[B, K, K]`: 1 where independent, 2 where one tells the other."""
+    """`(H(f) + H(w)) / H(f, w)` of joint probabilities `[B, K, K]`: from 1 (independent) to 2 (equal)."""
 
     def entropy(p: Tensor) -> Tensor:
         return -torch.special.xlogy(p, p.clamp_min(1e-12)).flatten(1).sum(1)
