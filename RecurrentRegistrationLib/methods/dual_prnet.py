@@ -1,0 +1,115 @@
+"""Dual-stream pyramid registration: both images' features, coarse to fine, the moving ones warped before each level.
+
+Hu et al., Dual-Stream Pyramid Registration Network, MICCAI 2019; with `correlation` and `residual_blocks=2` its
+successor, Kang et al., Dual-Stream PRNet++, Medical Image Analysis 2022.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from RecurrentRegistrationLib import spatial
+from RecurrentRegistrationLib.layers.convolution import ConvolutionBlock, displacement_head
+from RecurrentRegistrationLib.layers.residual_block import ResidualBlock
+from RecurrentRegistrationLib.methods.base import Card, Clock, Method
+from RecurrentRegistrationLib.step import Step
+
+CARD = Card(
+    name="dual-prnet",
+    title="Dual-stream pyramid registration network",
+    summary="Compares features of both images from coarse to fine and composes what every level adds.",
+    reference="Hu, Kang, Huang, Scott, Wiest, Reyes: Dual-Stream Pyramid Registration Network, MICCAI 2019",
+    default_steps=5,
+    parameters={2: 62_210, 3: 191_815},
+    identity_at_start=True,
+    recurrent=True,
+)
+ENCODER = (8, 16, 16, 32, 32)  # channels from the full size to a sixteenth
+DECODER = (32, 32, 16, 16, 8)  # channels from a sixteenth to the full size
+STAGES = ("1/16 res", "1/8 res", "1/4 res", "1/2 res", "full res")
+
+
+class State(NamedTuple):
+    """Steps made and the total displacement in voxels of its own lattice."""
+
+    index: int
+    displacement: Tensor
+
+
+class Pyramid(nn.Module):
+    """An image `[B, 1, *S]` to features of each level, coarsest first; the same for both images."""
+
+    def __init__(self, dimension: int, residual_blocks: int) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
+        channels = 1
+        for level, width in enumerate(ENCODER):
+            down = ConvolutionBlock(dimension, channels, width, stride=1 if level == 0 else 2)
+            blocks = (ResidualBlock(dimension, width) for _ in range(residual_blocks))
+            self.encoder.append(nn.Sequential(down, *blocks))
+            channels = width
+        channels = 0
+        for skip, width in zip(reversed(ENCODER), DECODER, strict=True):
+            self.decoder.append(ConvolutionBlock(dimension, channels + skip, width))
+            channels = width
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Features `[B, DECODER[level], *S_level]`."""
+        skips = [image]
+        for block in self.encoder:
+            skips.append(block(skips[-1]))
+        pyramid = [self.decoder[0](skips.pop())]
+        for block in self.decoder[1:]:
+            skip = skips.pop()
+            up = F.interpolate(pyramid[-1], size=skip.shape[2:], mode="nearest")
+            pyramid.append(block(torch.cat([up, skip], dim=1)))
+        return pyramid
+
+
+class DualPRNet(Method):
+    """One step for each level of the pyramid; further steps repeat the finest.
+
+    Args:
+        dimension: 2 or 3.
+        residual_blocks: behind each encoder convolution.
+        checkpoint: recompute each level in the backward pass.
+    """
+
+    card = CARD
+
+    def __init__(self, dimension: int = 3, *, residual_blocks: int = 0, checkpoint: bool = False) -> None:
+        super().__init__()
+        self.checkpoint = checkpoint
+        self.pyramid = Pyramid(dimension, residual_blocks)
+        self.heads = nn.ModuleList(displacement_head(dimension, 2 * width) for width in DECODER)
+
+    def steps(self, fixed, moving, *, fixed_mask=None, moving_mask=None, count=None, state=None) -> Iterator[Step]:
+        """One step for each level; the masks are not used."""
+        clock, shape = Clock(), tuple(fixed.shape[2:])
+        fixed_pyramid = self.checkpointed(self.pyramid, fixed)
+        moving_pyramid = self.checkpointed(self.pyramid, moving)
+        first, displacement = state or State(0, spatial.zero_displacement(fixed_pyramid[0].float()))
+        for index in range(first, first + (self.card.default_steps if count is None else count)):
+            level = min(index, len(STAGES) - 1)
+            previous = displacement
+            displacement = self.checkpointed(
+                self._refine, level, fixed_pyramid[level], moving_pyramid[level], displacement
+            )
+            state = State(index + 1, displacement)
+            yield Step(index + 1, STAGES[level], displacement, shape, clock(), state, previous)
+
+    def _refine(self, level: int, fixed: Tensor, moving: Tensor, displacement: Tensor) -> Tensor:
+        displacement = spatial.resize_displacement(displacement, fixed.shape[2:])
+        warped = spatial.warp(moving.float(), displacement)
+        residual = self.heads[level](torch.cat([warped, fixed], dim=1)).float()
+        return spatial.compose(residual, displacement)
+
+
+def create(dimension: int = 3, **options) -> DualPRNet:
+    """The dual-stream pyramid network for 2 or 3 dimensions; see the options of `DualPRNet`."""
+    return DualPRNet(dimension, **options)
