@@ -21,7 +21,8 @@ from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.files import complete, suffix_of
 from RecurrentRegistrationLib.volume import Grid, write_image
 
-TRANSFORM_ENDINGS = (".h5", ".hdf5", ".tfm", ".txt", ".mat", ".xfm")
+TRANSFORM_ENDINGS = (".h5", ".hdf5", ".tfm", ".txt")
+MATRIX_ENDINGS = (".mat", ".xfm")  # one affine transform; ITK would write more there but cannot read it again
 FIELD_ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd", ".nii", ".nii.gz")
 
 
@@ -106,7 +107,7 @@ class DisplacementField:
         coordinates = index.T.reshape(1, self.dimension, *[1] * (self.dimension - 1), -1)
         moved = spatial.sample_at(values, coordinates, padding="border").reshape(self.dimension, -1).T
         size = torch.tensor(self.grid.shape, dtype=index.dtype)
-        inside = ((index >= -0.5) & (index <= size - 0.5)).all(dim=1)
+        inside = ((index >= -0.5) & (index < size - 0.5)).all(dim=1)
         matrix = torch.from_numpy(self.grid.tensor_to_physical[:-1, :-1])
         return points + (moved * inside[:, None] @ matrix.T).numpy()
 
@@ -171,7 +172,7 @@ class Transform:
             index = _apply(part.grid.physical_to_tensor @ frame, points)
             size = torch.tensor(part.grid.shape).view(1, -1, *[1] * self.dimension)
             moved = spatial.warp(part.values[:1].float(), index - identity, padding="border")
-            inside = ((index >= -0.5) & (index <= size - 0.5)).all(dim=1, keepdim=True)
+            inside = ((index >= -0.5) & (index < size - 0.5)).all(dim=1, keepdim=True)
             points, frame = index + moved * inside, part.grid.tensor_to_physical
         return DisplacementField(_apply(grid.physical_to_tensor @ frame, points) - identity, grid)
 
@@ -246,11 +247,13 @@ class Transform:
             if grid is None and not fields:
                 raise InputError("An affine transform has no lattice: give the grid to write its displacement on.")
             write_image(self.displacement_on(grid or fields[0]).to_image(), path)
-        elif ending in TRANSFORM_ENDINGS:
-            with complete(path) as temporary:
-                sitk.WriteTransform(self.to_sitk(), str(temporary))
-        else:
+            return
+        if ending not in TRANSFORM_ENDINGS + MATRIX_ENDINGS:
             raise InputError(f"'{path}' ends in neither {', '.join(TRANSFORM_ENDINGS + FIELD_ENDINGS)}.")
+        if ending in MATRIX_ENDINGS and [type(p) for p in self.parts] != [Affine]:
+            raise InputError(f"A {ending} file holds one affine transform and no more: write '{path.stem}.h5' instead.")
+        with complete(path) as temporary:
+            sitk.WriteTransform(self.to_sitk(), str(temporary))
 
 
 def _apply(matrix: np.ndarray, points: Tensor) -> Tensor:

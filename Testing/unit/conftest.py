@@ -1,0 +1,21 @@
+"""Fixtures of the unit tests."""
+
+from __future__ import annotations
+
+import pytest
+from geometry import GRIDS, PAIRS
+
+from RecurrentRegistrationLib.volume import Grid
+
+
+@pytest.fixture(params=GRIDS)
+def grid(request: pytest.FixtureRequest) -> Grid:
+    """Every awkward lattice in turn."""
+    return GRIDS[request.param]
+
+
+@pytest.fixture(params=PAIRS, ids=" in ".join)
+def grids(request: pytest.FixtureRequest) -> tuple[Grid, Grid]:
+    """Two lattices of one space, fixed and moving."""
+    first, second = request.param
+    return GRIDS[first], GRIDS[second]
