@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,36 +21,47 @@ def suffix_of(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def complete(path: str | Path) -> Iterator[Path]:
+def complete(path: str | Path, *, size: int = 0) -> Iterator[Path]:
     """Give a temporary path beside `path` to write to; it takes the name `path` only when the block ends well.
+
+    Args:
+        path: the file to be.
+        size: bytes that must be free before the block begins, for writers that do not survive a full disk.
 
     Raises:
         InputError: the folder cannot be written to or the disk is full.
     """
     path = Path(path)
+    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(path.parent).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=suffix_of(path), delete=False) as handle:
             temporary = Path(handle.name)
-    except OSError as error:
-        raise InputError(f"Cannot write {path}: {error.strerror or error}. Choose another output folder.") from error
-    try:
-        yield temporary
+        try:
+            yield temporary
+        except RuntimeError:  # ITK's writers raise the same for a full disk as for a wrong pixel type
+            _require_space(temporary)
+            raise
+        _require_space(temporary)
         temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not _is_write_failure(error):
-            raise
-        reason = getattr(error, "strerror", None) or "the disk is full or the file cannot be written there"
+    except OSError as error:
+        reason = error.strerror or error
         raise InputError(f"Cannot write {path}: {reason}. Free some space or choose another folder.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
-def _is_write_failure(error: RuntimeError) -> bool:
-    """Whether an ITK error tells of a failed write rather than of something else."""
-    text = str(error).lower()
-    return any(word in text for word in ("write", "writing", "no space", "could not be opened"))
+def _require_space(path: Path) -> None:
+    """Raise OSError if the file could not be longer than it is: several of ITK's writers do not notice a full disk."""
+    length = path.stat().st_size
+    with path.open("ab") as handle:
+        handle.write(bytes(1 << 16))
+        handle.flush()
+        handle.truncate(length)
 
 
 def _umask() -> int:

@@ -252,7 +252,8 @@ class Transform:
             raise InputError(f"'{path}' ends in neither {', '.join(TRANSFORM_ENDINGS + FIELD_ENDINGS)}.")
         if ending in MATRIX_ENDINGS and [type(p) for p in self.parts] != [Affine]:
             raise InputError(f"A {ending} file holds one affine transform and no more: write '{path.stem}.h5' instead.")
-        with complete(path) as temporary:
+        size = sum(8 * p.values[0].numel() for p in self.parts if isinstance(p, DisplacementField))
+        with complete(path, size=size) as temporary:
             sitk.WriteTransform(self.to_sitk(), str(temporary))
 
 

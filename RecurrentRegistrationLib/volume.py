@@ -17,7 +17,7 @@ import SimpleITK as sitk
 import torch
 
 from RecurrentRegistrationLib.errors import InputError
-from RecurrentRegistrationLib.files import complete
+from RecurrentRegistrationLib.files import complete, suffix_of
 
 INTERPOLATORS = {
     "linear": sitk.sitkLinear,
@@ -25,6 +25,7 @@ INTERPOLATORS = {
     "label": sitk.sitkLabelGaussian,
     "bspline": sitk.sitkBSpline3,
 }
+TWO_FILES = (".mhd", ".nhdr", ".hdr", ".img")
 
 
 @dataclass(frozen=True)
@@ -266,15 +267,14 @@ def resample(
 
 def write_image(image: sitk.Image, path: str | Path) -> None:
     """Write a SimpleITK image, compressed, complete or not at all."""
-    with complete(path) as temporary:
-        try:
+    path = Path(path)
+    if suffix_of(path) in TWO_FILES:
+        raise InputError(f"'{path}' would become two files, a header and its data: use .nrrd, .mha or .nii.gz.")
+    try:
+        with complete(path) as temporary:
             sitk.WriteImage(image, str(temporary), useCompression=True)
-        except RuntimeError as error:
-            if "Unable to determine ImageIO" in str(error) or "Could not create IO" in str(error):
-                raise InputError(
-                    f"'{path}' has no ending of a known image format: use .nrrd, .mha or .nii.gz."
-                ) from error
-            raise
+    except RuntimeError as error:
+        raise InputError(f"'{path}' names no format that holds this image: use .nrrd, .mha or .nii.gz.") from error
 
 
 def split_part(path: str | Path) -> tuple[Path, str | None]:
