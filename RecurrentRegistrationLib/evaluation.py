@@ -1,0 +1,167 @@
+"""Comparison of a transform with what is known about its pair: images, labels, landmarks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from RecurrentRegistrationLib import spatial
+from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.metrics import consistency, folding, intensity, landmarks, overlap, smoothness, surface
+from RecurrentRegistrationLib.points import Points
+from RecurrentRegistrationLib.transform import Transform
+from RecurrentRegistrationLib.volume import Grid, Volume, resample
+
+INVERSE_SAMPLES = 100_000
+
+
+def evaluate(
+    transform: Transform,
+    fixed: Volume,
+    moving: Volume | None = None,
+    *,
+    fixed_mask: Volume | None = None,
+    fixed_labels: Volume | None = None,
+    moving_labels: Volume | None = None,
+    fixed_points: Points | None = None,
+    moving_points: Points | None = None,
+) -> dict[str, Any]:
+    """Every measure that the inputs allow, before (no transform at all) and after, ready for JSON.
+
+    Args:
+        transform: from fixed to moving points.
+        fixed: its lattice is where deformation is looked at.
+        moving: for the similarity of intensities.
+        fixed_mask: above 0 where deformation and similarity are looked at; None for everywhere.
+        fixed_labels: label map in the fixed image's space, for overlap and surface distances (millimetres).
+        moving_labels: its partner in the moving image's space, the same numbers.
+        fixed_points: landmarks for the target registration error (millimetres).
+        moving_points: their partners, in the same order.
+
+    Raises:
+        InputError: the dimensions differ, or labels or landmarks come without their partners.
+    """
+    _check(transform, fixed, moving, fixed_labels, moving_labels, fixed_points, moving_points)
+    mask = None if fixed_mask is None else fixed_mask.resampled(fixed.grid, interpolation="nearest").array[0] > 0
+    report = _deformation(transform, fixed.grid, mask)
+    identity = Transform((), transform.dimension)
+    stages = {"before": identity, "after": transform}
+    if moving is not None:
+        report["similarity"] = {name: _similarity(t, fixed, moving, mask) for name, t in stages.items()}
+    if fixed_labels is not None and moving_labels is not None:
+        report["overlap"] = {name: _overlap(t, fixed_labels, moving_labels) for name, t in stages.items()}
+    if fixed_points is not None and moving_points is not None:
+        report["landmarks_mm"] = {name: _landmarks(t, fixed_points, moving_points) for name, t in stages.items()}
+    return without_nan(report)
+
+
+def _check(transform: Transform, fixed: Volume, *others: Volume | Points | None) -> None:
+    dimension = fixed.grid.dimension
+    if transform.dimension != dimension:
+        raise InputError(f"The transform is {transform.dimension}D, but the fixed image is {dimension}D.")
+    for other in others:
+        if isinstance(other, Volume) and other.grid.dimension != dimension:
+            raise InputError(f"The fixed image is {dimension}D, but another image is {other.grid.dimension}D.")
+    _, fixed_labels, moving_labels, fixed_points, moving_points = others
+    if (fixed_labels is None) != (moving_labels is None):
+        raise InputError("Labels of the fixed and of the moving image are needed together.")
+    if (fixed_points is None) != (moving_points is None):
+        raise InputError("Landmarks of the fixed and of the moving image are needed together.")
+    if (
+        isinstance(fixed_points, Points)
+        and isinstance(moving_points, Points)
+        and len(fixed_points) != len(moving_points)
+    ):
+        raise InputError(
+            f"There are {len(fixed_points)} fixed and {len(moving_points)} moving landmarks; they are compared in "
+            "order, so give as many of both."
+        )
+
+
+def _deformation(transform: Transform, grid: Grid, mask: np.ndarray | None) -> dict[str, Any]:
+    field = transform.displacement_on(grid)
+    length = field.millimetres()[0].norm(dim=0).numpy()
+    determinant = spatial.jacobian_determinant(field.values)[0, 0].numpy()
+    inside = slice(None) if mask is None else mask
+    points = _some_points(grid, mask)
+    residual = consistency.inverse_consistency(transform, transform.inverse(), points)
+    return {
+        "displacement_mm": {"mean": length[inside].mean().item(), "max": length[inside].max().item()},
+        "folding": asdict(folding.folding(determinant, mask)),
+        "jacobian": {
+            "min": determinant[inside].min().item(),
+            "mean": determinant[inside].mean().item(),
+            "max": determinant[inside].max().item(),
+            "log_deviation": smoothness.log_jacobian_deviation(determinant, mask),
+        },
+        "inverse_residual_mm": {"mean": residual.mean().item(), "max": residual.max().item()},
+    }
+
+
+def _some_points(grid: Grid, mask: np.ndarray | None) -> np.ndarray:
+    """Physical points of at most `INVERSE_SAMPLES` voxels, spread evenly over the lattice or the mask."""
+    voxels = np.arange(math.prod(grid.size)) if mask is None else np.flatnonzero(mask)
+    chosen = voxels[:: math.ceil(voxels.size / INVERSE_SAMPLES)]
+    return grid.physical(np.stack(np.unravel_index(chosen, grid.shape)[::-1], axis=1))
+
+
+def _similarity(transform: Transform, fixed: Volume, moving: Volume, mask: np.ndarray | None) -> dict[str, float]:
+    """Where the moving image is seen, and the mask is true."""
+    warped = resample(moving.to_sitk(), fixed.grid, transform.to_sitk())
+    everywhere = Volume(np.ones_like(moving.array, dtype=np.uint8), moving.grid)
+    seen = Volume.from_sitk(resample(everywhere.to_sitk(), fixed.grid, transform.to_sitk())).array[0] > 0
+    if mask is not None:
+        seen &= mask
+    if seen.sum() < 2:
+        return {"seen_percent": 0.0}
+    a, b = fixed.array[0][seen], Volume.from_sitk(warped).array[0][seen]
+    return {
+        "seen_percent": 100 * seen.mean().item() if mask is None else 100 * (seen.sum() / mask.sum()).item(),
+        "root_mean_squared_error": intensity.root_mean_squared_error(a, b),
+        "correlation": intensity.correlation(a, b),
+        "mutual_information": intensity.mutual_information(a, b),
+    }
+
+
+def _overlap(transform: Transform, fixed: Volume, moving: Volume) -> dict[str, Any]:
+    """Dice and surface distances of each label, on the lattice of the fixed labels, and their means over labels."""
+    nearest = resample(moving.to_sitk(), fixed.grid, transform.to_sitk(), interpolation="nearest")
+    a, b = fixed.array[0], Volume.from_sitk(nearest).array[0]
+    spacing = fixed.grid.spacing[::-1]
+    labels = {}
+    for label, value in overlap.dice(a, b).items():
+        distances = surface.surface_distances(a == label, b == label, spacing)
+        labels[str(label)] = {
+            "dice": value,
+            "hausdorff_mm": distances.hausdorff,
+            "hausdorff95_mm": distances.hausdorff95,
+            "surface_distance_mm": distances.average,
+        }
+    if not labels:
+        raise InputError("The label maps hold no label above 0 in the fixed image's field of view.")
+    names = next(iter(labels.values()))
+    mean = {name: _mean([values[name] for values in labels.values()]) for name in names}
+    return {"mean": mean, "labels": labels}
+
+
+def _mean(values: list[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def _landmarks(transform: Transform, fixed: Points, moving: Points) -> dict[str, Any]:
+    d = transform.dimension
+    mapped = transform.map_points(fixed.in_dimension(d).positions)
+    return landmarks.target_registration_error(mapped, moving.in_dimension(d).positions).as_dict()
+
+
+def without_nan(report: Any) -> Any:
+    """The same report with null, which JSON knows, in place of NaN and infinity."""
+    if isinstance(report, dict):
+        return {name: without_nan(value) for name, value in report.items()}
+    if isinstance(report, (list, tuple)):
+        return [without_nan(value) for value in report]
+    return None if isinstance(report, float) and not math.isfinite(report) else report
