@@ -7,3 +7,11 @@ class InputError(ValueError):
 
 class OutOfMemoryError(RuntimeError):
     """The job does not fit in memory, also after the fallbacks (exit status 3)."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on the processor or the GPU, whichever library says so."""
+    if isinstance(error, (OutOfMemoryError, MemoryError)):
+        return True
+    words = ("out of memory", "not enough memory", "allocate memory", "failed to allocate", "bad_alloc")
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
