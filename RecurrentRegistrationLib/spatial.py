@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from RecurrentRegistrationLib import kernels
 
 Padding = Literal["zeros", "border"]
 Mode = Literal["bilinear", "nearest"]
+Device = torch.device | str | None
 
 
 def dimension_of(displacement: Tensor) -> int:
@@ -27,7 +28,7 @@ def dimension_of(displacement: Tensor) -> int:
     return displacement.ndim - 2
 
 
-def identity_grid(shape: Sequence[int], *, dtype: torch.dtype = torch.float32, device=None) -> Tensor:
+def identity_grid(shape: Sequence[int], *, dtype: torch.dtype = torch.float32, device: Device = None) -> Tensor:
     """Voxel coordinates `[1, d, *S]` of a lattice; channel `c` counts along tensor axis `c`."""
     axes = [torch.arange(n, dtype=dtype, device=device) for n in shape]
     return torch.stack(torch.meshgrid(*axes, indexing="ij")).unsqueeze(0)
@@ -93,13 +94,13 @@ class _FusedWarp(torch.autograd.Function):
     """`warp` by the fused CPU kernel, with the kernel's own first derivative and torch's second."""
 
     @staticmethod
-    def forward(ctx, image: Tensor, displacement: Tensor, padding: Padding) -> Tensor:
+    def forward(ctx: Any, image: Tensor, displacement: Tensor, padding: Padding) -> Tensor:
         ctx.save_for_backward(image, displacement)
         ctx.padding = padding
         return kernels.warp(image, displacement, padding)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         image, displacement = ctx.saved_tensors
         wants_image, wants_displacement = ctx.needs_input_grad[:2]
         if torch.is_grad_enabled():  # a second derivative will follow

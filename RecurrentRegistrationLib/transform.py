@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from RecurrentRegistrationLib import spatial
+from RecurrentRegistrationLib import headers, spatial
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.files import complete, suffix_of
 from RecurrentRegistrationLib.volume import Grid, write_image
@@ -111,7 +112,7 @@ class DisplacementField:
         matrix = torch.from_numpy(self.grid.tensor_to_physical[:-1, :-1])
         return points + (moved * inside[:, None] @ matrix.T).numpy()
 
-    def inverse(self, **options) -> DisplacementField:
+    def inverse(self, **options: Any) -> DisplacementField:
         """The field back, on the same lattice, by `spatial.invert`."""
         return DisplacementField(spatial.invert(self.values, **options).displacement, self.grid)
 
@@ -154,8 +155,8 @@ class Transform:
         parts: list[Affine | DisplacementField] = []
         for part in self.parts:
             if isinstance(part, Affine):
-                if parts and isinstance(parts[-1], Affine):
-                    part = Affine(part.matrix @ parts.pop().matrix)
+                if parts and isinstance(before := parts[-1], Affine):
+                    part, parts = Affine(part.matrix @ before.matrix), parts[:-1]
                 if np.array_equal(part.matrix, np.eye(self.dimension + 1)):
                     continue
             parts.append(part)
@@ -227,7 +228,9 @@ class Transform:
             raise InputError(f"There is no file {path}.")
         try:
             if suffix_of(path) in FIELD_ENDINGS:
-                return cls((DisplacementField.from_sitk(sitk.ReadImage(str(path), sitk.sitkVectorFloat32)),))
+                image = sitk.ReadImage(str(path), sitk.sitkVectorFloat32)
+                headers.check(path)
+                return cls((DisplacementField.from_sitk(image),))
             return cls.from_sitk(sitk.ReadTransform(str(path)))
         except RuntimeError as error:
             raise InputError(

@@ -16,6 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
+from RecurrentRegistrationLib import headers
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.files import complete, suffix_of
 
@@ -53,8 +54,9 @@ class Grid:
             raise InputError("A grid needs size, spacing, origin and direction of one dimension, 2 or 3.")
         if not all(math.isfinite(s) and s > 0 for s in self.spacing):
             raise InputError(f"The voxel spacing {self.spacing} must be positive along every axis: mend the header.")
-        determinant = np.linalg.det(self.cosines)
-        if not np.isfinite(determinant) or abs(determinant) < 1e-3:
+        if not all(map(math.isfinite, self.origin)):
+            raise InputError(f"The origin {self.origin} is no point: mend the header.")
+        if not np.isfinite(self.cosines).all() or abs(np.linalg.det(self.cosines)) < 1e-3:
             raise InputError("The direction matrix of the image is singular: mend the header.")
         if min(self.size) < 1:
             raise InputError(f"A grid of size {self.size} holds no voxel.")
@@ -211,6 +213,8 @@ class Volume:
             part = part or "0"
         if image.GetDimension() == 4:
             image = _frame(image, part, file)
+        elif part is not None and not file.is_dir():
+            raise InputError(f"{file} has no frames to pick from: leave out '#{part}'.")
         if image.GetDimension() not in (2, 3):
             raise InputError(f"{file} has {image.GetDimension()} dimensions; 2 or 3 are needed.")
         components = image.GetNumberOfComponentsPerPixel()
@@ -236,7 +240,7 @@ class Volume:
         """
         write_image(self.to_sitk(), path)
 
-    def tensor(self, dtype: torch.dtype = torch.float32, device=None) -> torch.Tensor:
+    def tensor(self, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> torch.Tensor:
         """A copy as `[1, C, *S]`."""
         array = np.ascontiguousarray(self.array, dtype=np.float32) if self.array.dtype.kind in "ui" else self.array
         return torch.tensor(array, dtype=dtype, device=device).unsqueeze(0)
@@ -290,11 +294,13 @@ def _read_file(file: Path) -> sitk.Image:
     if not file.exists():
         raise InputError(f"There is no file {file}.")
     try:
-        return sitk.ReadImage(str(file))
+        image = sitk.ReadImage(str(file))
     except RuntimeError as error:
         if "spacing" in str(error).lower():
             raise InputError(f"{file} has a voxel spacing that is not positive: mend its header.") from error
         raise InputError(f"{file} cannot be read as an image: it is damaged or of another format.") from error
+    headers.check(file)
+    return image
 
 
 def _read_series(folder: Path, series: str | None) -> sitk.Image:
@@ -306,10 +312,28 @@ def _read_series(folder: Path, series: str | None) -> sitk.Image:
     chosen = series or found[0]
     if chosen not in found:
         raise InputError(f"The folder {folder} holds no DICOM series {chosen}; it has {', '.join(found)}.")
+    files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), chosen)
     try:
-        return sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), chosen))
+        image = sitk.ReadImage(files)
+        gaps = _gaps(files)
     except RuntimeError as error:
         raise InputError(f"The DICOM series in {folder} cannot be read as one image.") from error
+    if gaps.size and gaps.max() > 1.1 * gaps.min():
+        raise InputError(
+            f"The slices of the DICOM series in {folder} lie {gaps.min():g} to {gaps.max():g} mm apart: "
+            "some are missing or damaged."
+        )
+    return image
+
+
+def _gaps(files: Sequence[str]) -> np.ndarray:
+    """Millimetres from each slice's origin to the next one's."""
+    reader, origins = sitk.ImageFileReader(), []
+    for file in files:
+        reader.SetFileName(file)
+        reader.ReadImageInformation()
+        origins.append(reader.GetOrigin())
+    return np.linalg.norm(np.diff(origins, axis=0), axis=1)
 
 
 def _frame(image: sitk.Image, part: str | None, file: Path) -> sitk.Image:

@@ -1,0 +1,355 @@
+"""Lattices and images: geometry as ITK has it, and every way a file can be bad."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import struct
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from geometry import GRIDS, placed, random_points, smooth_image, voxel_centres
+
+from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.transform import DisplacementField, Transform
+from RecurrentRegistrationLib.volume import Grid, Volume, resample, split_part
+
+
+def whole_numbers(grid: Grid, kind: type = np.int16) -> Volume:
+    """An image whose voxels all differ."""
+    return Volume(np.arange(np.prod(grid.shape)).reshape(1, *grid.shape).astype(kind), grid)
+
+
+class TestGrid:
+    def test_points_and_indices_are_those_of_itk(self, grid):
+        image = grid.empty_sitk()
+        points = random_points(grid, 50, margin=-4)
+        indices = np.array([image.TransformPhysicalPointToContinuousIndex(p.tolist()) for p in points])
+        assert np.allclose(grid.index(points), indices, atol=1e-9)
+        assert np.allclose(grid.physical(indices), points, atol=1e-9)
+        homogeneous = np.c_[indices[:, ::-1], np.ones(len(indices))]
+        assert np.allclose((homogeneous @ grid.tensor_to_physical.T)[:, :-1], points, atol=1e-9)
+        assert np.allclose(grid.physical_to_tensor @ grid.tensor_to_physical, np.eye(grid.dimension + 1), atol=1e-9)
+
+    def test_header_survives_simpleitk(self, grid):
+        assert Grid.of(grid.empty_sitk()) == grid
+        assert grid.shape == sitk.GetArrayFromImage(grid.empty_sitk()).shape
+
+    def test_centre_and_corners_are_points_of_the_box(self, grid):
+        assert np.allclose(grid.corners().mean(axis=0), grid.centre, atol=1e-9)
+        assert len(grid.corners()) == 2**grid.dimension
+        ends = np.sort(grid.index(grid.corners()), axis=0)
+        assert np.allclose(ends[[0, -1]], [np.zeros(grid.dimension), np.array(grid.size) - 1], atol=1e-9)
+
+    @pytest.mark.parametrize("spacing", [1.0, 3.0, 4.7])
+    def test_resampled_covers_the_same_box(self, grid, spacing):
+        other = grid.resampled(spacing)
+        assert other.spacing == (spacing,) * grid.dimension
+        assert np.allclose(other.physical([-0.5] * grid.dimension), grid.physical([-0.5] * grid.dimension), atol=1e-9)
+        end = grid.index(other.physical(np.array(other.size) - 0.5)) + 0.5 - np.array(grid.size)
+        assert (end > -1e-6).all()
+        assert (end < spacing / np.array(grid.spacing)).all()
+
+    def test_resampled_to_its_own_spacing_is_the_same(self, grid):
+        assert grid.resampled(grid.spacing).almost_equal(grid)
+
+    def test_padding_and_cropping_keep_voxels_in_place(self, grid):
+        before, after = [1, 2, 3][: grid.dimension], [0, 4, 1][: grid.dimension]
+        padded = grid.padded(before, after)
+        assert np.allclose(padded.physical(before), grid.origin)
+        assert padded.cropped(before, grid.size).almost_equal(grid)
+        assert padded.padded([-b for b in before], [-a for a in after]).almost_equal(grid)
+
+    def test_almost_equal_looks_at_the_places(self, grid):
+        assert grid.almost_equal(dataclasses.replace(grid, origin=tuple(np.array(grid.origin) + 1e-6)))
+        assert not grid.almost_equal(dataclasses.replace(grid, origin=tuple(np.array(grid.origin) + 0.01)))
+        assert not grid.almost_equal(grid.padded([0] * grid.dimension, [1] + [0] * (grid.dimension - 1)))
+
+    def test_regular_is_in_tensor_order(self):
+        assert Grid.regular((4, 5, 6), (1, 2, 3)).size == (6, 5, 4)
+        assert Grid.regular((4, 5), 2).spacing == (2, 2)
+
+    @pytest.mark.parametrize(
+        ("change", "sentence"),
+        [
+            ({"spacing": (1, 0, 1)}, "positive"),
+            ({"spacing": (1, -2, 1)}, "positive"),
+            ({"spacing": (1, float("nan"), 1)}, "positive"),
+            ({"direction": (1, 0, 0, 1, 0, 0, 0, 0, 1)}, "singular"),
+            ({"direction": (float("nan"), 0, 0, 0, 1, 0, 0, 0, 1)}, "singular"),
+            ({"origin": (0, 0)}, "one dimension"),
+            ({"origin": (0, 0, float("inf"))}, "origin"),
+            ({"size": (3, 0, 3)}, "no voxel"),
+        ],
+    )
+    def test_a_lattice_that_cannot_be_is_refused(self, change, sentence):
+        with pytest.raises(InputError, match=sentence):
+            dataclasses.replace(Grid.regular((3, 3, 3)), **change)
+
+
+class TestVolume:
+    @pytest.mark.parametrize("ending", [".nrrd", ".mha", ".nii.gz", ".nii"])
+    @pytest.mark.parametrize("kind", [np.uint8, np.int16, np.uint16, np.int32, np.float32, np.float64])
+    def test_comes_back_from_a_file(self, tmp_path, ending, kind):
+        volume = whole_numbers(GRIDS["left-handed oblique"], kind)
+        volume.write(tmp_path / f"a{ending}")
+        read = Volume.read(tmp_path / f"a{ending}")
+        assert read.array.dtype == kind
+        assert np.array_equal(read.array, volume.array)
+        assert read.grid.almost_equal(volume.grid, 1e-3)
+
+    def test_every_header_comes_back(self, tmp_path, grid):
+        for ending in (".nrrd", ".mha", ".nii.gz"):
+            whole_numbers(grid).write(tmp_path / f"a{ending}")
+            assert Volume.read(tmp_path / f"a{ending}").grid.almost_equal(grid, 1e-3)
+
+    def test_png_is_a_2d_image(self, tmp_path):
+        image = sitk.GetImageFromArray(np.arange(60, dtype=np.uint8).reshape(6, 10))
+        sitk.WriteImage(image, str(tmp_path / "a.png"))
+        volume = Volume.read(tmp_path / "a.png")
+        assert volume.grid.shape == (6, 10)
+        assert np.array_equal(volume.array[0], sitk.GetArrayFromImage(image))
+
+    def test_masks_and_half_precision_become_what_files_hold(self):
+        grid = Grid.regular((3, 4, 5))
+        assert Volume(np.ones((1, 3, 4, 5), bool), grid).to_sitk().GetPixelID() == sitk.sitkUInt8
+        assert Volume(np.ones((1, 3, 4, 5), np.float16), grid).to_sitk().GetPixelID() == sitk.sitkFloat32
+
+    def test_channels_are_vector_pixels(self):
+        volume = Volume(np.random.default_rng(0).random((2, 3, 4, 5)), Grid.regular((3, 4, 5)))
+        assert volume.to_sitk().GetNumberOfComponentsPerPixel() == 2
+        assert np.array_equal(Volume.from_sitk(volume.to_sitk()).array, volume.array)
+
+    def test_tensor_is_a_float_copy(self):
+        volume = whole_numbers(Grid.regular((3, 4, 5)), np.uint16)
+        tensor = volume.tensor()
+        tensor += 1
+        assert tensor.shape == (1, 1, 3, 4, 5)
+        assert volume.array[0, 0, 0, 0] == 0
+
+    def test_an_array_of_another_shape_is_refused(self):
+        with pytest.raises(InputError, match="does not fit"):
+            Volume(np.zeros((1, 3, 3, 3)), Grid.regular((3, 3, 4)))
+
+    @pytest.mark.parametrize("interpolation", ["linear", "nearest", "label", "bspline"])
+    def test_resampled_onto_another_lattice_stays_in_place(self, grids, interpolation):
+        fixed, moving = grids
+        volume = Volume.from_sitk(smooth_image(moving))
+        if interpolation == "label":
+            volume = Volume((volume.array > 3).astype(np.uint8), moving)
+        found = volume.resampled(fixed, interpolation=interpolation, background=-5 if interpolation != "label" else 0)
+        assert found.grid == fixed
+        assert found.array.dtype == volume.array.dtype
+        points = voxel_centres(fixed) - moving.centre
+        index = moving.index(points + moving.centre)
+        inside = ((index > 1) & (index < np.array(moving.size) - 2)).all(axis=1).reshape(fixed.shape)
+        truth = 3 + np.cos(0.2 * points).prod(axis=1) + 0.05 * points @ np.arange(1, fixed.dimension + 1)
+        difference = np.abs(found.array[0] - truth.reshape(fixed.shape))[inside]
+        if interpolation == "label":
+            assert (found.array[0] == (truth.reshape(fixed.shape) > 3))[inside].mean() > 0.85
+        else:
+            assert difference.max() < {"linear": 0.15, "nearest": 0.7, "bspline": 0.06}[interpolation]
+
+    def test_unknown_interpolation_is_refused(self):
+        grid = GRIDS["regular"]
+        with pytest.raises(InputError, match="linear, nearest"):
+            resample(smooth_image(grid), grid, sitk.Transform(3, sitk.sitkIdentity), interpolation="cubic")
+
+
+class TestFrames:
+    @pytest.fixture
+    def series(self, tmp_path):
+        grid = GRIDS["oblique"]
+        frames = [whole_numbers(grid), Volume(whole_numbers(grid).array + 7, grid)]
+        path = tmp_path / "s.nii.gz"
+        sitk.WriteImage(sitk.JoinSeries([f.to_sitk() for f in frames]), str(path))
+        return path, frames
+
+    def test_one_is_picked_by_its_number(self, series):
+        path, frames = series
+        assert np.array_equal(Volume.read(f"{path}#1").array, frames[1].array)
+        assert Volume.read(f"{path}#1").grid.almost_equal(frames[1].grid, 1e-3)
+
+    def test_the_refusal_says_how_to_pick(self, series):
+        path, _ = series
+        with pytest.raises(InputError, match=r"2 volumes.*s\.nii\.gz#0"):
+            Volume.read(path)
+        for part in ("2", "-1", "last"):
+            with pytest.raises(InputError, match="no frame"):
+                Volume.read(f"{path}#{part}")
+
+    def test_all_are_read_as_a_sequence(self, series):
+        path, frames = series
+        assert [np.array_equal(a.array, b.array) for a, b in zip(Volume.read_sequence(path), frames, strict=True)]
+        with pytest.raises(InputError, match="no file"):
+            Volume.read_sequence("absent.nii")
+
+    def test_a_3d_image_is_a_sequence_of_one(self, tmp_path):
+        whole_numbers(GRIDS["regular"]).write(tmp_path / "a.nrrd")
+        assert len(Volume.read_sequence(tmp_path / "a.nrrd")) == 1
+
+    def test_a_single_frame_needs_no_number(self, tmp_path):
+        volume = whole_numbers(GRIDS["regular"])
+        sitk.WriteImage(sitk.JoinSeries([volume.to_sitk()]), str(tmp_path / "a.mha"))
+        assert np.array_equal(Volume.read(tmp_path / "a.mha").array, volume.array)
+
+    def test_a_3d_image_has_no_frames(self, tmp_path):
+        whole_numbers(GRIDS["regular"]).write(tmp_path / "a.nrrd")
+        with pytest.raises(InputError, match="no frames"):
+            Volume.read(f"{tmp_path / 'a.nrrd'}#1")
+
+    def test_a_name_may_hold_the_sign(self, tmp_path):
+        whole_numbers(GRIDS["regular"]).write(tmp_path / "a#1.nrrd")
+        assert split_part(tmp_path / "a#1.nrrd") == (tmp_path / "a#1.nrrd", None)
+        assert Volume.read(tmp_path / "a#1.nrrd").grid.dimension == 3
+
+
+def write_dicom(folder, grid: Grid, uid: str, first: int = 0) -> np.ndarray:
+    """A DICOM series of one slice a file; returns its array."""
+    array = (whole_numbers(grid).array[0] + first).astype(np.int16)
+    image = placed(sitk.GetImageFromArray(array), grid)
+    columns = np.array(grid.direction).reshape(3, 3).T
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    folder.mkdir(exist_ok=True)
+    for k in range(grid.size[2]):
+        plane = image[:, :, k]
+        tags = {
+            "0008|0060": "MR",
+            "0020|000e": uid,
+            "0020|0013": str(k),
+            "0020|0032": "\\".join(f"{v:.6f}" for v in grid.physical([0, 0, k])),
+            "0020|0037": "\\".join(f"{v:.8f}" for v in [*columns[0], *columns[1]]),
+            "0018|0050": str(grid.spacing[2]),
+        }
+        for tag, value in tags.items():
+            plane.SetMetaData(tag, value)
+        writer.SetFileName(str(folder / f"{uid[-1]}_{(k * 7) % 31:03d}.dcm"))  # names in no order
+        writer.Execute(plane)
+    return array
+
+
+class TestDicom:
+    UID = "1.2.826.0.1.3680043.2.1125.1"
+
+    @pytest.mark.parametrize("name", ["anisotropic", "oblique", "permuted"])
+    def test_a_folder_is_one_image(self, tmp_path, name):
+        array = write_dicom(tmp_path / "scan", GRIDS[name], self.UID)
+        volume = Volume.read(tmp_path / "scan")
+        assert np.array_equal(volume.array[0], array)
+        assert volume.grid.almost_equal(GRIDS[name], 1e-3)
+
+    def test_one_of_several_series_is_picked(self, tmp_path):
+        write_dicom(tmp_path / "scan", GRIDS["anisotropic"], self.UID)
+        second = write_dicom(tmp_path / "scan", GRIDS["anisotropic"], self.UID[:-1] + "2", first=100)
+        with pytest.raises(InputError, match="2 DICOM series: pick one"):
+            Volume.read(tmp_path / "scan")
+        with pytest.raises(InputError, match=r"no DICOM series 1\.2\.3"):
+            Volume.read(f"{tmp_path / 'scan'}#1.2.3")
+        found = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(tmp_path / "scan"))
+        (uid,) = [u for u in found if u.startswith(self.UID[:-1] + "2")]
+        assert np.array_equal(Volume.read(f"{tmp_path / 'scan'}#{uid}").array[0], second)
+
+    def test_a_folder_without_is_refused(self, tmp_path):
+        (tmp_path / "note.txt").write_text("no image")
+        with pytest.raises(InputError, match="no DICOM series"):
+            Volume.read(tmp_path)
+
+    def test_a_damaged_series_is_refused(self, tmp_path):
+        write_dicom(tmp_path / "scan", GRIDS["anisotropic"], self.UID)
+        file = next((tmp_path / "scan").iterdir())
+        file.write_bytes(file.read_bytes()[:-200])
+        with pytest.raises(InputError, match="missing or damaged"):
+            Volume.read(tmp_path / "scan")
+
+    def test_one_slice_is_a_2d_image(self, tmp_path):
+        write_dicom(tmp_path / "scan", GRIDS["anisotropic"], self.UID)
+        volume = Volume.read(next((tmp_path / "scan").iterdir()))
+        assert volume.grid.size == (*GRIDS["anisotropic"].size[:2], 1)
+
+
+class TestRefusals:
+    def test_missing(self, tmp_path):
+        with pytest.raises(InputError, match="no file"):
+            Volume.read(tmp_path / "absent.nrrd")
+
+    @pytest.mark.parametrize("name", ["a.nrrd", "a.nii.gz", "a.mha", "a.png", "a.dcm", "a.txt", "a"])
+    def test_not_an_image(self, tmp_path, name):
+        (tmp_path / name).write_bytes(b"certainly not an image\n" * 20)
+        with pytest.raises(InputError, match="cannot be read as an image"):
+            Volume.read(tmp_path / name)
+
+    @pytest.mark.parametrize("name", ["a.nrrd", "a.nii.gz", "a.mha", "a.nii", "a.png", "a.tif"])
+    def test_truncated(self, tmp_path, name):
+        noise = np.random.default_rng(0).integers(0, 255, (1, 16, 16, 16), dtype=np.uint8)
+        if name.endswith((".png", ".tif")):
+            sitk.WriteImage(sitk.GetImageFromArray(noise[0, 0].repeat(20, 0).repeat(20, 1)), str(tmp_path / name))
+        else:
+            Volume(noise, Grid.regular((16, 16, 16))).write(tmp_path / name)
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(InputError, match="damaged"):
+            Volume.read(tmp_path / name)
+
+    def test_colour(self, tmp_path):
+        colour = sitk.GetImageFromArray(np.zeros((6, 10, 3), np.uint8), isVector=True)
+        sitk.WriteImage(colour, str(tmp_path / "a.png"))
+        with pytest.raises(InputError, match="3 values a voxel"):
+            Volume.read(tmp_path / "a.png")
+
+    def test_complex(self, tmp_path):
+        sitk.WriteImage(sitk.Image([4, 4, 4], sitk.sitkComplexFloat32), str(tmp_path / "a.nii"))
+        with pytest.raises(InputError, match="complex"):
+            Volume.read(tmp_path / "a.nii")
+
+    @pytest.mark.parametrize("axis", ["(0,0,2)", "(0,0,0)"])
+    def test_singular_axes(self, tmp_path, axis):
+        header = (
+            "NRRD0004\ntype: uchar\ndimension: 3\nspace: left-posterior-superior\nsizes: 2 2 2\n"
+            f"space directions: {axis} (0,1,0) (0,0,1)\nencoding: raw\nspace origin: (0,0,0)\n\n"
+        )
+        (tmp_path / "a.nrrd").write_bytes(header.encode() + bytes(8))
+        with pytest.raises(InputError, match=r"header|cannot be read"):
+            Volume.read(tmp_path / "a.nrrd")
+
+    @pytest.mark.parametrize("spacing", ["0", "-1"])
+    def test_spacing_in_text_headers(self, tmp_path, spacing):
+        meta = "ObjectType = Image\nNDims = 3\nDimSize = 2 2 2\nElementSpacing = {} 1 1\nElementType = MET_UCHAR\n"
+        nrrd = "NRRD0004\ntype: uchar\ndimension: 3\nsizes: 2 2 2\nspacings: {} 1 1\nencoding: raw\n\n"
+        (tmp_path / "a.mha").write_bytes(f"{meta.format(spacing)}ElementDataFile = LOCAL\n".encode() + bytes(8))
+        (tmp_path / "a.nrrd").write_bytes(nrrd.format(spacing).encode() + bytes(8))
+        for name in ("a.mha", "a.nrrd"):
+            with pytest.raises(InputError, match=r"spacing that is not positive|cannot be read"):
+                Volume.read(tmp_path / name)
+
+    @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+    @pytest.mark.parametrize("spacing", [0.0, -2.0, float("nan")])
+    def test_spacing_in_nifti(self, tmp_path, ending, spacing):
+        # ITK takes 1 mm for a spacing that is zero or no number.
+        whole_numbers(GRIDS["regular"]).write(tmp_path / "whole.nii")
+        content = bytearray((tmp_path / "whole.nii").read_bytes())
+        struct.pack_into("<f", content, 84, spacing)
+        opened = gzip.open if ending == ".nii.gz" else open
+        with opened(tmp_path / f"a{ending}", "wb") as handle:
+            handle.write(content)
+        with pytest.raises(InputError, match="spacing that is not positive"):
+            Volume.read(tmp_path / f"a{ending}")
+
+    def test_big_endian_nifti_is_read_and_checked(self, tmp_path):
+        nibabel = pytest.importorskip("nibabel")
+        header = nibabel.Nifti1Header(endianness=">")
+        image = nibabel.Nifti1Image(np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.eye(4), header)
+        nibabel.save(image, tmp_path / "a.nii.gz")
+        assert Volume.read(tmp_path / "a.nii.gz").array.max() == 59
+        whole = gzip.decompress((tmp_path / "a.nii.gz").read_bytes())
+        (tmp_path / "a.nii.gz").write_bytes(gzip.compress(whole[:-2]))
+        with pytest.raises(InputError, match="ends before its last voxel"):
+            Volume.read(tmp_path / "a.nii.gz")
+
+    def test_displacement_that_ends_early(self, tmp_path):
+        Transform((DisplacementField.zero(GRIDS["regular"]),)).write(tmp_path / "u.nii.gz")
+        whole = gzip.decompress((tmp_path / "u.nii.gz").read_bytes())
+        (tmp_path / "u.nii.gz").write_bytes(gzip.compress(whole[:-2]))
+        with pytest.raises(InputError, match="ends before its last voxel"):
+            Transform.read(tmp_path / "u.nii.gz")
