@@ -202,9 +202,9 @@ if numba is not None:
                     z, y, x = k + u[0, k, j, i], j + u[1, k, j, i], i + u[2, k, j, i]
                     iz, iy, ix = np.float32(1), np.float32(1), np.float32(1)
                     if border:  # a clamped coordinate no longer moves with the displacement
-                        iz = np.float32(z >= 0 and z <= Z - 1)
-                        iy = np.float32(y >= 0 and y <= Y - 1)
-                        ix = np.float32(x >= 0 and x <= X - 1)
+                        iz = np.float32(z > 0 and z < Z - 1)
+                        iy = np.float32(y > 0 and y < Y - 1)
+                        ix = np.float32(x > 0 and x < X - 1)
                         z, y, x = _clamped(z, Z), _clamped(y, Y), _clamped(x, X)
                     fz, fy, fx = math.floor(z), math.floor(y), math.floor(x)
                     z0, y0, x0 = int(fz), int(fy), int(fx)

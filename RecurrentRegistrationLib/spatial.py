@@ -64,13 +64,13 @@ def sample_at(image: Tensor, coordinates: Tensor, *, mode: Mode = "bilinear", pa
 
 def _sample(image: Tensor, displacement: Tensor, mode: Mode, padding: Padding) -> Tensor:
     """`warp` by torch's own sampler: works everywhere, differentiable twice."""
-    dimension = dimension_of(displacement)
-    lattice, size = displacement.shape[2:], image.shape[2:]
+    dimension, lattice = dimension_of(displacement), displacement.shape[2:]
     coordinates = displacement + identity_grid(lattice, dtype=displacement.dtype, device=displacement.device)
-    # An axis of one voxel has no extent to normalise by; its only coordinate, 0, must land on the voxel's centre.
-    scale = displacement.new_tensor([2 / max(n - 1, 1) for n in size]).view(1, dimension, *[1] * dimension)
-    centre = displacement.new_tensor([1.0 if n > 1 else 0.0 for n in size]).view_as(scale)
-    grid = (coordinates * scale - centre).flip(1).movedim(1, -1)
+    if padding == "zeros":
+        image, coordinates = _widen(image, coordinates)
+    scale = displacement.new_tensor([2 / max(n - 1, 1) for n in image.shape[2:]]).view(1, -1, *[1] * dimension)
+    # torch's sampler crashes on what is no number; 5 lies more than a voxel outside an image of any size.
+    grid = (coordinates * scale - 1).nan_to_num(nan=5.0).clamp(-5, 5).flip(1).movedim(1, -1)
     slabs = _slabs(image, displacement)
     # grid_sample runs one thread per batch item: slabs of the lattice become batch items, with identical values.
     if slabs > 1:
@@ -80,6 +80,15 @@ def _sample(image: Tensor, displacement: Tensor, mode: Mode, padding: Padding) -
     if slabs > 1:
         values = values.movedim(1, 0).reshape(1, values.shape[1], *lattice)
     return values
+
+
+def _widen(image: Tensor, coordinates: Tensor) -> tuple[Tensor, Tensor]:
+    """Put zeros around axes of one voxel: they have no extent, so torch's sampler cannot see what lies outside."""
+    single = [int(n == 1) for n in image.shape[2:]]
+    if not any(single):
+        return image, coordinates
+    image = F.pad(image, [width for n in reversed(single) for width in (n, n)])
+    return image, coordinates + coordinates.new_tensor(single).view(1, -1, *[1] * len(single))
 
 
 def _slabs(image: Tensor, displacement: Tensor) -> int:
@@ -164,7 +173,10 @@ def resize(image: Tensor, shape: Sequence[int], *, mode: Mode = "bilinear") -> T
     if tuple(image.shape[2:]) == tuple(shape):
         return image
     if mode == "nearest":
-        return F.interpolate(image, size=tuple(shape), mode="nearest-exact")
+        for axis, (old, new) in enumerate(zip(image.shape[2:], shape, strict=True), start=2):
+            nearest = torch.linspace(0, old - 1, new, device=image.device).round().long()
+            image = image.index_select(axis, nearest)
+        return image
     linear = {1: "linear", 2: "bilinear", 3: "trilinear"}[dimension_of(image)]
     return F.interpolate(image, size=tuple(shape), mode=linear, align_corners=True)
 
