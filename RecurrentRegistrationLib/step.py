@@ -61,6 +61,6 @@ class Step:
         change = self.values
         if self.previous is not None:
             change = change - spatial.resize_displacement(self.previous, tuple(change.shape[2:]))
-        ratio = [n / o for n, o in zip(self.shape, change.shape[2:], strict=True)]
+        ratio = [(n - 1) / (o - 1) if o > 1 else 1.0 for n, o in zip(self.shape, change.shape[2:], strict=True)]
         scale = torch.tensor(ratio, dtype=change.dtype, device=change.device).view(1, -1, *[1] * len(ratio))
         return (change * scale).norm(dim=1).mean().item()

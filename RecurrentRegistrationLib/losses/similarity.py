@@ -79,6 +79,9 @@ def box_sum(values: Tensor, radius: int) -> Tensor:
     for axis in range(dimension):
         window = [size if a == axis else 1 for a in range(dimension)]
         padding = [radius if a == axis else 0 for a in range(dimension)]
+        if values.shape[axis + 2] < size:  # torch pads no axis that is shorter than its window
+            values = F.pad(values, [p for p in reversed(padding) for _ in range(2)])
+            padding = [0] * dimension
         values = pool(values, window, 1, padding) * size
     return values
 
@@ -107,8 +110,8 @@ class _FusedCorrelation(torch.autograd.Function):
 class MutualInformation(nn.Module):
     """Two minus the normalised mutual information `(H(f) + H(w)) / H(f, w)` of intensities in [0, 1].
 
-    Cubic B-spline Parzen windows on both images (Mattes et al., IEEE TMI 2003, with the normalisation of
-    Studholme et al., Pattern Recognition 1999).
+    A cubic B-spline Parzen window on the warped image and whole bins for the fixed one (Mattes et al., IEEE TMI 2003),
+    with the normalisation of Studholme et al., Pattern Recognition 1999.
     """
 
     def __init__(self, bins: int = 32) -> None:
@@ -123,29 +126,28 @@ class MutualInformation(nn.Module):
     def joint_histogram(self, fixed: Tensor, warped: Tensor, weight: Tensor | None = None) -> Tensor:
         """Joint probabilities `[B, bins, bins]`."""
         batch = warped.shape[0]
-        first_f, weights_f = self._windows(fixed.detach().expand_as(warped))
-        first_w, weights_w = self._windows(warped)
-        if weight is not None:
-            weights_f = weights_f * weight.expand_as(warped).reshape(batch, -1, 1)
+        rows = (fixed.detach().clamp(0, 1) * (self.bins - 1)).round().long() * self.bins
+        rows = rows.expand_as(warped).reshape(batch, -1)
+        first, t = self._windows(warped)
+        share = 1.0 if weight is None else weight.expand_as(warped).reshape(batch, -1)
         joint = warped.new_zeros(batch, self.bins * self.bins)
-        for a in range(4):
-            for b in range(4):
-                cell = (first_f + a) * self.bins + first_w + b
-                joint = joint.scatter_add(1, cell, weights_f[..., a] * weights_w[..., b])
+        for offset, window in enumerate(_cubic(t)):
+            joint = joint.scatter_add(1, rows + (first + offset), window * share)
         return joint.view(batch, self.bins, self.bins) / joint.sum(1).clamp_min(1e-6).view(batch, 1, 1)
 
     def _windows(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """First bin and the four cubic weights `[B, N, 4]` of every voxel."""
+        """First of the four bins that each voxel `[B, N]` shares in, and where it lies between the middle two."""
         position = image.reshape(image.shape[0], -1).clamp(0, 1) * (self.bins - 4) + 1.5
         first = (position.detach() - 1).floor().long().clamp(0, self.bins - 4)
-        t = position - first - 1
-        weights = (
-            (1 - t) ** 3 / 6,
-            (3 * t**3 - 6 * t**2 + 4) / 6,
-            (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6,
-            t**3 / 6,
-        )
-        return first, torch.stack(weights, dim=-1)
+        return first, position - first - 1
+
+
+def _cubic(t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Weights of a cubic B-spline for the four knots around, `t` from 0 to 1 between the middle two."""
+    last = t**3 / 6
+    first = (1 - t) ** 3 / 6
+    second = (3 * t**3 - 6 * t**2 + 4) / 6
+    return first, second, 1 - first - second - last, last
 
 
 def normalised_mutual_information(joint: Tensor) -> Tensor:
