@@ -256,7 +256,8 @@ def _filter(image: Tensor, taps: Tensor, axis: int) -> Tensor:
     lines = image.movedim(axis, -1)
     radius = taps.numel() // 2
     rows = lines.reshape(-1, 1, lines.shape[-1])
-    rows = F.conv1d(F.pad(rows, (radius, radius), mode="replicate"), taps.view(1, 1, -1))
+    with torch.autocast(image.device.type, enabled=False):  # displacements are smoothed too: never in half precision
+        rows = F.conv1d(F.pad(rows, (radius, radius), mode="replicate"), taps.view(1, 1, -1))
     return rows.view(lines.shape).movedim(-1, axis)
 
 
