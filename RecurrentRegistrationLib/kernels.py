@@ -50,6 +50,11 @@ def can_smooth(image: Tensor) -> bool:
     return is_volume(image) and not (image.requires_grad and torch.is_grad_enabled())
 
 
+def can_differentiate(displacement: Tensor) -> bool:
+    """Whether `jacobian_determinant` serves this tensor (it has no derivative of its own)."""
+    return can_smooth(displacement) and displacement.shape[1] == 3 and min(displacement.shape[2:]) > 1
+
+
 def can_correlate(fixed: Tensor, warped: Tensor) -> bool:
     """Whether `local_correlation` serves these tensors."""
     return is_volume(fixed, warped) and fixed.shape[1] == 1
@@ -96,6 +101,14 @@ def smooth(image: Tensor, taps: list[Tensor]) -> Tensor:
     for b in range(image.shape[0]):
         run(_smooth, array(image[b]), *filters, smoothed[b].numpy())
     return smoothed
+
+
+def jacobian_determinant(displacement: Tensor) -> Tensor:
+    """`det(I + grad u)` by central differences, one-sided at the ends: `[B, 3, Z, Y, X]` to `[B, 1, Z, Y, X]`."""
+    determinant = displacement.new_empty(displacement.shape[0], 1, *displacement.shape[2:])
+    for b in range(displacement.shape[0]):
+        run(_jacobian_determinant, array(displacement[b]), determinant[b, 0].numpy())
+    return determinant
 
 
 def local_correlation(
@@ -287,6 +300,33 @@ if numba is not None:
                     for i in range(X):
                         row[i] += a * source_row[i]
                 _filter_row(row, tx, smoothed[c, k, j])
+
+    @inline
+    def _neighbours(position, size):
+        """The voxels a difference is taken between, and what it is multiplied by."""
+        low, high = max(position - 1, 0), min(position + 1, size - 1)
+        return low, high, np.float32(1) / np.float32(high - low)
+
+    @kernel
+    def _jacobian_determinant(u, determinant):
+        _, Z, Y, X = u.shape
+        one = np.float32(1)
+        for k in prange(Z):
+            k0, k1, sz = _neighbours(k, Z)
+            for j in range(Y):
+                j0, j1, sy = _neighbours(j, Y)
+                for i in range(X):
+                    i0, i1, sx = _neighbours(i, X)
+                    a = (u[0, k1, j, i] - u[0, k0, j, i]) * sz + one
+                    b = (u[0, k, j1, i] - u[0, k, j0, i]) * sy
+                    c = (u[0, k, j, i1] - u[0, k, j, i0]) * sx
+                    d = (u[1, k1, j, i] - u[1, k0, j, i]) * sz
+                    e = (u[1, k, j1, i] - u[1, k, j0, i]) * sy + one
+                    f = (u[1, k, j, i1] - u[1, k, j, i0]) * sx
+                    g = (u[2, k1, j, i] - u[2, k0, j, i]) * sz
+                    h = (u[2, k, j1, i] - u[2, k, j0, i]) * sy
+                    m = (u[2, k, j, i1] - u[2, k, j, i0]) * sx + one
+                    determinant[k, j, i] = a * (e * m - f * h) - b * (d * m - f * g) + c * (d * h - e * g)
 
     @inline
     def _sum_row(row, radius, out):

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -32,6 +33,24 @@ def identity_grid(shape: Sequence[int], *, dtype: torch.dtype = torch.float32, d
     """Voxel coordinates `[1, d, *S]` of a lattice; channel `c` counts along tensor axis `c`."""
     axes = [torch.arange(n, dtype=dtype, device=device) for n in shape]
     return torch.stack(torch.meshgrid(*axes, indexing="ij")).unsqueeze(0)
+
+
+def linear_displacement(matrix: np.ndarray, shape: Sequence[int], *, device: Device = None) -> Tensor:
+    """`matrix p - p` at every voxel `p` of a lattice, `[1, d, *S]`; a homogeneous matrix in voxels, tensor order."""
+    d = len(shape)
+    columns = torch.from_numpy(matrix[:-1] - np.eye(d, d + 1)).to(device=device, dtype=torch.float32)
+    displacement = columns[:, d].view(1, d, *[1] * d).expand(1, d, *shape)
+    for axis, size in enumerate(shape):
+        steps = torch.arange(size, dtype=torch.float32, device=device).view([-1 if a == axis else 1 for a in range(d)])
+        displacement = displacement + columns[:, axis].view(1, d, *[1] * d) * steps
+    return displacement
+
+
+def follow_linear(displacement: Tensor, matrix: np.ndarray) -> Tensor:
+    """The displacement `[B, d, *S]` of `matrix o (id + u)`; a homogeneous matrix in voxels, tensor order."""
+    linear = torch.from_numpy(matrix[:-1, :-1]).to(displacement)
+    moved = torch.einsum("ct,bt...->bc...", linear, displacement)
+    return moved + linear_displacement(matrix, displacement.shape[2:], device=displacement.device)
 
 
 def zero_displacement(like: Tensor) -> Tensor:
@@ -213,6 +232,8 @@ def jacobian_determinant(displacement: Tensor) -> Tensor:
 
     The value is the same in voxels and in millimetres, whatever the spacing and the direction of the lattice.
     """
+    if kernels.can_differentiate(displacement):
+        return kernels.jacobian_determinant(displacement)
     d = dimension_of(displacement)
     rows = [[difference(displacement[:, c : c + 1], a) + float(a == c) for a in range(d)] for c in range(d)]
     if d == 2:

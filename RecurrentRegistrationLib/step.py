@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,7 +27,10 @@ class Step:
         seconds: since the method began.
         state: whatever continues the recurrence after this step; opaque to everyone but the method.
         previous: `values` of the step before, on whatever lattice; None for zero.
-        measure: similarity of a displacement `[B, d, *S]`, higher is better; called at most once.
+        measure: similarity at this step, higher is better, at the resolution it works at; called at most once.
+        linear: homogeneous matrix `[d+1, d+1]` in voxels of the working lattice, tensor order, that follows the
+            displacement: the linear alignment that came before; None for the identity.
+        moved: mean length of this step's change where the producer knows it; otherwise `previous` tells.
         attached: what the method knows beyond that (a Gaussian, a confidence, a hidden state).
     """
 
@@ -37,18 +41,23 @@ class Step:
     seconds: float = 0.0
     state: Any = None
     previous: Tensor | None = None
-    measure: Callable[[Tensor], float] | None = None
+    measure: Callable[[Step], float] | None = None
+    linear: np.ndarray | None = None
+    moved: float | None = None
     attached: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def displacement(self) -> Tensor:
-        """The total displacement `[B, d, *S]` in voxels of the working lattice."""
-        return spatial.resize_displacement(self.values, self.shape)
+        """The total displacement `[B, d, *S]` in voxels of the working lattice, the linear part included."""
+        deformation = spatial.resize_displacement(self.values, self.shape)
+        if self.linear is None:
+            return deformation
+        return spatial.follow_linear(deformation, self.linear)
 
     @cached_property
     def similarity(self) -> float:
-        """Similarity of the fixed and the warped image after this step; NaN where nothing measures it."""
-        return float("nan") if self.measure is None else self.measure(self.displacement)
+        """Similarity of the fixed and the warped image at this step; NaN where nothing measures it."""
+        return float("nan") if self.measure is None else self.measure(self)
 
     @cached_property
     def folding(self) -> float:
@@ -58,9 +67,13 @@ class Step:
     @cached_property
     def mean_update(self) -> float:
         """Mean length of this step's change, in voxels of the working lattice."""
-        change = self.values
+        if self.moved is not None:
+            return self.moved
+        sample = (..., *[slice(None, None, max(1, n // 32)) for n in self.values.shape[2:]])  # enough for a mean
+        change = self.values[sample]
         if self.previous is not None:
-            change = change - spatial.resize_displacement(self.previous, tuple(change.shape[2:]))
-        ratio = [(n - 1) / (o - 1) if o > 1 else 1.0 for n, o in zip(self.shape, change.shape[2:], strict=True)]
+            change = change - spatial.resize_displacement(self.previous, tuple(self.values.shape[2:]))[sample]
+        sizes = zip(self.shape, self.values.shape[2:], strict=True)
+        ratio = [(n - 1) / (o - 1) if o > 1 else 1.0 for n, o in sizes]
         scale = torch.tensor(ratio, dtype=change.dtype, device=change.device).view(1, -1, *[1] * len(ratio))
         return (change * scale).norm(dim=1).mean().item()

@@ -1,0 +1,300 @@
+"""The linear start: a search over poses that needs no overlap of the headers, then a descent to a rigid or affine map.
+
+A map is a homogeneous matrix from fixed to moving points, LPS millimetres. It is written as a pose times
+`exp(skew(w)) exp(S)` and a translation, about the centres of mass; all parameters are in millimetres at the images'
+radius, so that one learning rate serves them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from RecurrentRegistrationLib import spatial
+from RecurrentRegistrationLib.losses.similarity import MutualInformation, Similarity, normalised_mutual_information
+from RecurrentRegistrationLib.preparation import Prepared, foreground_box
+
+SEARCH_SIZE = 24  # voxels along the longest side where poses are compared
+POSES = 432  # rotations that cover all postures about 30 degrees apart
+MARGIN = 1.08  # how much better than the header's posture a turned one must be to be believed
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """One iteration of the linear stage.
+
+    Attributes:
+        stage: for example "search", "rigid 1/4 res 3/30".
+        matrix: from fixed to moving points, LPS millimetres.
+        score: similarity, higher is better, comparable within one stage.
+        note: how the start was found, once it is.
+    """
+
+    stage: str
+    matrix: np.ndarray
+    score: float
+    note: str = ""
+
+
+class Level:
+    """Both images on lattices of one spacing, and the maps between their voxels."""
+
+    def __init__(self, fixed: Prepared, moving: Prepared, spacing: float) -> None:
+        self.spacing = spacing
+        self.fixed = _coarsened(fixed, spacing)
+        self.moving = _coarsened(moving, spacing)
+        device = self.fixed.values.device
+        self._to_index = torch.tensor(self.moving.grid.physical_to_tensor, dtype=torch.float32, device=device)
+        self._to_point = torch.tensor(self.fixed.grid.tensor_to_physical, dtype=torch.float32, device=device)
+        self._voxels = spatial.identity_grid(self.fixed.grid.shape, device=device)
+        self._size = torch.tensor(self.moving.grid.shape, dtype=torch.float32, device=device)
+        self._counted = min(self._mass(self.fixed), self._mass(self.moving))
+
+    def _mass(self, image: Prepared) -> float:
+        return math.prod(image.grid.size) if image.mask is None else float(image.mask.sum())
+
+    def warp(self, matrices: Tensor) -> tuple[Tensor, Tensor]:
+        """The moving image under matrices `[B, d+1, d+1]`, and the weight of each fixed voxel, `[B, 1, *S]` both."""
+        total = self._to_index @ matrices @ self._to_point
+        view = (matrices.shape[0], -1, *[1] * (self._voxels.ndim - 2))
+        index = torch.einsum("bct,xt...->bc...", total[:, :-1, :-1], self._voxels) + total[:, :-1, -1].view(view)
+        displacement = index - self._voxels
+        warped = spatial.warp(self.moving.values, displacement)
+        size = self._size.view(1, *view[1:])
+        with torch.no_grad():
+            weight = ((index > -0.5) & (index < size - 0.5)).all(dim=1, keepdim=True).to(warped)
+            if self.moving.mask is not None:
+                weight = weight * spatial.warp(self.moving.mask, displacement.detach())
+            if self.fixed.mask is not None:
+                weight = weight * self.fixed.mask
+        return warped, weight
+
+    def scores(self, matrices: Tensor) -> Tensor:
+        """Normalised mutual information less one where the images overlap, times how far they do; `[B]`, 0 to 1."""
+        warped, weight = self.warp(matrices)
+        joint = MutualInformation().joint_histogram(self.fixed.values, warped, weight)
+        overlap = weight.flatten(1).sum(1) / max(self._counted, 1.0)
+        return (normalised_mutual_information(joint) - 1) * (overlap / 0.7).clamp(max=1)
+
+
+def _coarsened(image: Prepared, spacing: float) -> Prepared:
+    spacings = [max(spacing, s) if n > 1 else s for n, s in zip(image.grid.size, image.grid.spacing, strict=True)]
+    return image.onto(image.grid.resampled([min(spacing * 1.5, s) if s > spacing else s for s in spacings]))
+
+
+class Parameters:
+    """Millimetre parameters `[B, P]` of matrices `[B, d+1, d+1]` around given poses."""
+
+    def __init__(self, poses: np.ndarray, centre: np.ndarray, radius: float, kind: str) -> None:
+        self._d = poses.shape[1] - 1
+        self._poses = torch.tensor(poses, dtype=torch.float32)
+        self._centres = torch.tensor(poses[:, :-1, :-1] @ centre + poses[:, :-1, -1], dtype=torch.float32)
+        self._radius = radius
+        self._turns = self._d * (self._d - 1) // 2
+        self._shapes = {"rigid": 0, "affine": self._d * (self._d + 1) // 2}[kind]
+        self.values = torch.zeros(poses.shape[0], self._d + self._turns + self._shapes, requires_grad=True)
+
+    def matrices(self) -> Tensor:
+        """`[B, d+1, d+1]`, differentiable in `values`."""
+        d, batch = self._d, self.values.shape[0]
+        shift, turn, shape = self.values.split([d, self._turns, self._shapes], dim=1)
+        rows, columns = zip(*itertools.combinations(range(d), 2), strict=True)
+        skew = self.values.new_zeros(batch, d, d)
+        skew[:, rows, columns] = turn / self._radius
+        linear = torch.linalg.matrix_exp(skew - skew.transpose(1, 2))
+        if self._shapes:
+            rows, columns = zip(*itertools.combinations_with_replacement(range(d), 2), strict=True)
+            stretch = self.values.new_zeros(batch, d, d)
+            stretch[:, rows, columns] = shape / self._radius
+            linear = linear @ torch.linalg.matrix_exp((stretch + stretch.transpose(1, 2)) / 2)
+        about = self._centres + shift - torch.einsum("bij,bj->bi", linear, self._centres)
+        bottom = torch.zeros(batch, 1, d + 1)
+        bottom[..., -1] = 1
+        matrix = torch.cat([torch.cat([linear, about[..., None]], dim=2), bottom], dim=1)
+        return matrix @ self._poses
+
+
+def align(
+    fixed: Prepared, moving: Prepared, *, kind: str, search: bool, start: np.ndarray | None, similarity: Similarity
+) -> Iterator[Alignment]:
+    """Yield the iterations from a start to a map of a kind, "rigid" or "affine".
+
+    Args:
+        fixed: the fixed image.
+        moving: the moving image.
+        kind: what the last stage may change.
+        search: whether to try all postures and both centrings; otherwise `start` is all there is.
+        start: a matrix to begin with; None for the header's.
+        similarity: of the last two levels; the search compares by mutual information.
+    """
+    d = fixed.grid.dimension
+    matrix = np.eye(d + 1) if start is None else start
+    longest = max(_extent(fixed))
+    spacing = longest / (SEARCH_SIZE if d == 3 else 2 * SEARCH_SIZE)
+    fixed = fixed.cropped(*foreground_box(fixed, 2 * spacing))
+    if search:
+        matrix, score, note = _search(fixed, moving, Level(fixed, moving, spacing), matrix)
+        yield Alignment("search", matrix, score, note)
+    finest = max(min(fixed.grid.spacing) * 1.01, longest / 128)
+    plan = [("rigid", spacing / 2, 30), (kind, spacing / 3, 40), (kind, max(spacing / 6, finest), 30)]
+    if not search:
+        plan.insert(0, ("rigid", spacing, 30))
+    for number, (stage, size, iterations) in enumerate(plan):
+        level = Level(fixed, moving, size)
+        measure = MutualInformation() if number < len(plan) - 2 else similarity
+        title = f"{stage} {1 + number}/{len(plan)}"
+        for alignment in _descend(level, matrix, stage, iterations, measure, title):
+            matrix = alignment.matrix
+            yield alignment
+
+
+def _extent(image: Prepared) -> list[float]:
+    """Millimetres along each axis of what is not air."""
+    _, size = foreground_box(image, 0.0)
+    return [n * s for n, s in zip(size, image.grid.spacing, strict=True)]
+
+
+def _radius(image: Prepared) -> float:
+    return max(_extent(image)) / 2
+
+
+def centre_of_mass(image: Prepared) -> np.ndarray:
+    """Physical point in the middle of an image's intensities (of its mask, where it has one)."""
+    values = image.mask if image.mask is not None else image.values
+    total = values.sum().clamp_min(1e-6)
+    d = image.grid.dimension
+    index = []
+    for axis in range(d):  # i first, as the grid counts
+        others = [a for a in range(2 + d) if a != 1 + d - axis]
+        profile = values.sum(dim=others)
+        index.append(float((profile * torch.arange(profile.numel(), device=profile.device)).sum() / total))
+    return image.grid.physical(index)
+
+
+def rotations(dimension: int) -> np.ndarray:
+    """Matrices `[N, d, d]` spread evenly over all rotations, the identity first.
+
+    In 3D a super-Fibonacci spiral of unit quaternions (Alexa, CVPR 2022).
+    """
+    if dimension == 2:
+        angles = np.linspace(0, 2 * np.pi, 36, endpoint=False)
+        return np.stack([[[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]] for a in angles])
+    steps = np.arange(POSES) + 0.5
+    first, second = 2 * np.pi * steps / math.sqrt(2), 2 * np.pi * steps / 1.533751168755204288118041
+    inner, outer = np.sqrt(steps / POSES), np.sqrt(1 - steps / POSES)
+    x, y, z, w = inner * np.sin(first), inner * np.cos(first), outer * np.sin(second), outer * np.cos(second)
+    spread = np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+    halves = [np.diag(s) for s in ((1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1))]
+    return np.concatenate([halves, spread.transpose(2, 0, 1)])
+
+
+def _about(rotation: np.ndarray, fixed_centre: np.ndarray, moving_centre: np.ndarray) -> np.ndarray:
+    """Turn about the fixed centre, then carry it to the moving centre."""
+    d = len(fixed_centre)
+    matrix = np.eye(d + 1)
+    matrix[:d, :d] = rotation
+    matrix[:d, d] = moving_centre - rotation @ fixed_centre
+    return matrix
+
+
+def _search(fixed: Prepared, moving: Prepared, level: Level, header: np.ndarray) -> tuple[np.ndarray, float, str]:
+    """The best pose: of the header's posture if that is nearly as good as any other."""
+    centres = centre_of_mass(fixed), centre_of_mass(moving)
+    d = fixed.grid.dimension
+    upright = {
+        "the header's positions": header,
+        "the centres of the images": _about(np.eye(d), fixed.grid.centre, moving.grid.centre),
+        "the centres of mass": _about(np.eye(d), *centres),
+    }
+    turned = np.stack([_about(rotation, *centres) for rotation in rotations(d)])
+    keep = 24
+    scores = torch.cat([level.scores(torch.tensor(p, dtype=torch.float32)) for p in np.array_split(turned, 16)])
+    turned = turned[scores.topk(min(keep, len(turned))).indices.cpu().numpy()]
+    poses = np.concatenate([np.stack(list(upright.values())), turned])
+    radius = _radius(fixed)
+    poses, values = _descend_all(level, poses, centres[0], radius, iterations=40)
+    fine = Level(fixed, moving, level.spacing / 1.5)
+    best = np.concatenate([np.arange(len(upright)), len(upright) + np.argsort(-values[len(upright) :])[:6]])
+    poses, values = _descend_all(fine, poses[best], centres[0], radius, iterations=20)
+    first = int(np.argmax(values[: len(upright)]))
+    other = len(upright) + int(np.argmax(values[len(upright) :]))
+    angle = _angle(poses[other])
+    if values[other] > MARGIN * values[first] or (angle < 25 and values[other] > values[first]):
+        return poses[other], float(values[other]), f"Start: a search over all postures; turned by {angle:.0f} degrees."
+    return poses[first], float(values[first]), f"Start: {list(upright)[first]}."
+
+
+def _angle(matrix: np.ndarray) -> float:
+    d = matrix.shape[0] - 1
+    cosine = (np.trace(matrix[:d, :d]) - (d - 2)) / 2
+    return math.degrees(math.acos(float(np.clip(cosine, -1, 1))))
+
+
+def _descend_all(
+    level: Level, poses: np.ndarray, centre: np.ndarray, radius: float, *, iterations: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Improve many poses at once by mutual information; the best matrix and score met by each."""
+    parameters = Parameters(poses, centre, radius, "rigid")
+    optimiser = torch.optim.Adam([parameters.values], lr=level.spacing)
+    best, matrices = torch.full((len(poses),), -torch.inf), torch.tensor(poses, dtype=torch.float32)
+    for iteration in range(iterations):
+        optimiser.param_groups[0]["lr"] = level.spacing * _fade(iteration, iterations)
+        with torch.enable_grad():
+            current = parameters.matrices()
+            scores = level.scores(current.to(level.fixed.values.device)).cpu()
+            optimiser.zero_grad()
+            (-scores.sum()).backward()
+        better = scores.detach() > best
+        best = torch.where(better, scores.detach(), best)
+        matrices = torch.where(better[:, None, None], current.detach(), matrices)
+        optimiser.step()
+    return matrices.double().numpy(), best.numpy()
+
+
+def _descend(
+    level: Level, matrix: np.ndarray, kind: str, iterations: int, similarity: Similarity, title: str
+) -> Iterator[Alignment]:
+    """Improve one map; yields the best one met so far after each iteration."""
+    parameters = Parameters(matrix[None], centre_of_mass(level.fixed), _radius(level.fixed), kind)
+    optimiser = torch.optim.Adam([parameters.values], lr=level.spacing)
+    best, found = -math.inf, matrix
+    for iteration in range(iterations):
+        optimiser.param_groups[0]["lr"] = 0.4 * level.spacing * _fade(iteration, iterations)
+        with torch.enable_grad():
+            current = parameters.matrices()
+            warped, weight = level.warp(current.to(level.fixed.values.device))
+            loss = similarity(level.fixed.values, warped, weight)
+            optimiser.zero_grad()
+            loss.backward()
+        if 1 - loss.item() > best:
+            best, found = 1 - loss.item(), current.detach()[0].double().numpy()
+        optimiser.step()
+        yield Alignment(f"{title} {iteration + 1}/{iterations}", found, best)
+
+
+def _fade(iteration: int, iterations: int) -> float:
+    """From 1 down to a twentieth along half a cosine."""
+    return 0.05 + 0.95 * (1 + math.cos(math.pi * iteration / iterations)) / 2
+
+
+def named_start(fixed: Prepared, moving: Prepared, mode: str) -> np.ndarray:
+    """Matrix of a named start: "none", "geometry" (centres of the lattices), "moments" (centres of mass)."""
+    d = fixed.grid.dimension
+    centres: dict[str, Sequence[np.ndarray]] = {
+        "none": (np.zeros(d), np.zeros(d)),
+        "geometry": (fixed.grid.centre, moving.grid.centre),
+    }
+    pair = centres[mode] if mode in centres else (centre_of_mass(fixed), centre_of_mass(moving))
+    return _about(np.eye(d), *pair)

@@ -1,0 +1,154 @@
+"""From two volumes to what a method takes: intensities by preset, and resampling onto a common working lattice."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from RecurrentRegistrationLib import spatial
+from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.volume import Grid, Volume
+
+AIR = -900.0  # Hounsfield units below which only air and the padding around a scan lie
+
+SOFT_TISSUE = (-300.0, 500.0)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How intensities are made comparable, and by what they are compared.
+
+    Attributes:
+        summary: what it is for.
+        window: Hounsfield limits for CT images; None for percentiles.
+        similarity: of the deformable stage, a name of `methods.refine.SIMILARITIES`.
+        linear: of the linear stage after the search, likewise.
+    """
+
+    summary: str
+    window: tuple[float, float] | None = None
+    similarity: str = "lncc"
+    linear: str = "lncc"
+
+
+PRESETS = {
+    "mr": Preset("MR with MR of like or unlike contrast, and any images without fixed units"),
+    "ct": Preset("CT with CT: soft tissue and bone", window=SOFT_TISSUE),
+    "ct-lung": Preset("CT with CT: lungs", window=(-1000.0, 200.0)),
+    "multimodal": Preset("CT with MR, and contrasts that share no edges", similarity="mind", linear="nmi"),
+}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An image `[1, 1, *S]` in [0, 1] with its lattice, and its mask (1 where it counts) if it has one."""
+
+    values: Tensor
+    grid: Grid
+    mask: Tensor | None = None
+
+    def onto(self, target: Grid, matrix: np.ndarray | None = None) -> Prepared:
+        """Pulled onto another lattice through a homogeneous matrix from its points to this image's points.
+
+        Smoothed first where the other lattice is coarser. Outside, the values and the mask are 0.
+        """
+        displacement = linear_displacement(target, self.grid, matrix).to(self.values)
+        values = spatial.warp(antialiased(self.values, self.grid, target), displacement)
+        mask = self.mask
+        if mask is not None:
+            mask = spatial.warp(antialiased(mask, self.grid, target), displacement)
+        return Prepared(values, target, mask)
+
+    def cropped(self, first: list[int], size: list[int]) -> Prepared:
+        """The box of `size` voxels from index `first` (i, j[, k])."""
+        box = (..., *[slice(f, f + n) for f, n in zip(first[::-1], size[::-1], strict=True)])
+        mask = None if self.mask is None else self.mask[box]
+        return Prepared(self.values[box], self.grid.cropped(first, size), mask)
+
+    def to(self, device: torch.device) -> Prepared:
+        """The same on another device."""
+        return Prepared(self.values.to(device), self.grid, None if self.mask is None else self.mask.to(device))
+
+
+def linear_displacement(target: Grid, source: Grid, matrix: np.ndarray | None = None) -> Tensor:
+    """Displacement `[1, d, *S]`, in voxels counted from both lattices' first, that pulls `source` onto `target`."""
+    matrix = np.eye(target.dimension + 1) if matrix is None else matrix
+    return spatial.linear_displacement(source.physical_to_tensor @ matrix @ target.tensor_to_physical, target.shape)
+
+
+def antialiased(values: Tensor, grid: Grid, target: Grid) -> Tensor:
+    """Smooth away what a coarser lattice cannot hold."""
+    spacing = math.prod(target.spacing) ** (1 / target.dimension)
+    sigmas = [0.5 * math.sqrt(max((spacing / s) ** 2 - 1, 0.0)) for s in grid.spacing[::-1]]
+    return spatial.gaussian_smooth(values, sigmas) if max(sigmas) > 0.25 else values
+
+
+def is_ct(volume: Volume) -> bool:
+    """Whether the values look like Hounsfield units: air far below zero, tissue around it."""
+    sample = _sample(volume)
+    return bool(sample.min() < AIR and np.percentile(sample, 25) < -200 and sample.max() < 20000)
+
+
+def choose_preset(fixed: Volume, moving: Volume) -> str:
+    """The preset for two images by what their values look like."""
+    kinds = is_ct(fixed), is_ct(moving)
+    if kinds[0] != kinds[1]:
+        return "multimodal"
+    if not kinds[0]:
+        return "mr"
+    sample = _sample(fixed)
+    body = sample[sample > -980]
+    lung = np.mean((body > -950) & (body < -500)) if body.size else 0.0
+    return "ct-lung" if lung > 0.2 else "ct"
+
+
+def prepare(volume: Volume, mask: Volume | None, preset: Preset) -> Prepared:
+    """Intensities in [0, 1]: the preset's window for CT, otherwise the 1st to 99.5th percentile of what is not air.
+
+    Raises:
+        InputError: nothing of the mask lies in the image.
+    """
+    array = volume.array[0].astype(np.float32)
+    if is_ct(volume):
+        low, high = preset.window or SOFT_TISSUE
+    else:
+        low, high = _percentiles(_sample(volume))
+    values = torch.from_numpy((array - low) / (high - low)).clamp_(0, 1)[None, None]
+    if mask is None:
+        return Prepared(values, volume.grid)
+    inside = mask if mask.grid.almost_equal(volume.grid) else mask.resampled(volume.grid, interpolation="nearest")
+    if not np.any(inside.array):
+        raise InputError("The mask and its image do not overlap in physical space: check that they belong together.")
+    return Prepared(values, volume.grid, torch.from_numpy((inside.array[0] != 0).astype(np.float32))[None, None])
+
+
+def _percentiles(sample: np.ndarray) -> tuple[float, float]:
+    """Where 0 and 1 go: air or padding at 0, all but the brightest half per cent of the rest below 1."""
+    low, high = float(np.percentile(sample, 0.5)), float(np.percentile(sample, 99.8))
+    tissue = sample[sample > low + 0.05 * (high - low)]
+    if tissue.size:
+        high = float(np.percentile(tissue, 99.0))
+    return (low, high) if high > low else (float(sample.min()), float(sample.max()))
+
+
+def _sample(volume: Volume, count: int = 200_000) -> np.ndarray:
+    flat = volume.array.reshape(-1)
+    return flat[:: max(1, flat.size // count)].astype(np.float64)
+
+
+def foreground_box(prepared: Prepared, margin: float) -> tuple[list[int], list[int]]:
+    """First index and size (i, j[, k]) of the box around the mask, or what is not air, and `margin` millimetres."""
+    inside = prepared.mask > 0 if prepared.mask is not None else spatial.gaussian_smooth(prepared.values, 1.0) > 0.05
+    first, size = [], []
+    for axis, (n, spacing) in enumerate(zip(prepared.grid.size, prepared.grid.spacing, strict=True)):
+        others = [a for a in range(inside.ndim) if a != inside.ndim - 1 - axis]
+        found = torch.nonzero(inside.amax(dim=others)).flatten()
+        low, high = (int(found[0]), int(found[-1])) if found.numel() else (0, n - 1)
+        reach = math.ceil(margin / spacing)
+        first.append(max(0, low - reach))
+        size.append(min(n - 1, high + reach) - first[-1] + 1)
+    return first, size

@@ -1,0 +1,569 @@
+"""The pipeline: validate, prepare, align, deform, refine; a `Run` yields steps and has a valid result after each.
+
+The moving image is first pulled onto the working lattice (a box of the fixed image) through the linear alignment; the
+methods then deform it there. A step's transform is `displacement, then linear map`, from fixed to moving points.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import platform
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from torch import Tensor
+
+from RecurrentRegistrationLib import __version__, memory, methods, spatial
+from RecurrentRegistrationLib.alignment import align, named_start
+from RecurrentRegistrationLib.errors import InputError, OutOfMemoryError, is_out_of_memory
+from RecurrentRegistrationLib.methods.base import Method
+from RecurrentRegistrationLib.methods.refine import SIMILARITIES, Refine
+from RecurrentRegistrationLib.preparation import PRESETS, Prepared, choose_preset, foreground_box, prepare
+from RecurrentRegistrationLib.step import Step
+from RecurrentRegistrationLib.transform import Affine, DisplacementField, Transform
+from RecurrentRegistrationLib.volume import Grid, Volume, resample
+
+STARTS = ("auto", "none", "geometry", "moments")
+MARGIN = 8.0  # millimetres around what is not air
+VOXELS = 5_000_000  # of the default working lattice; finer lattices cost more than they gain
+ALIGNED = 100  # linear steps, about
+FIXED_COST = 700 * 2**20  # bytes of torch and SimpleITK themselves
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user can choose.
+
+    Attributes:
+        method: a name of `methods.names()`; "auto" for the best there is on this machine.
+        preset: a name of `preparation.PRESETS`; "auto" by what the images look like.
+        initial: "auto" searches all postures; "geometry", "moments" and "none" begin there; or a transform.
+        linear: "affine", "rigid" or "none": what is found before the deformation; "none" leaves `initial` as it is.
+        similarity: of the training-free methods, a name of `methods.refine.SIMILARITIES`; None for the preset's.
+        steps: of the method; None for its default.
+        refine: iterations of instance optimisation after the method; None for none.
+        spacing: of the working lattice in millimetres; None for what the method, the images and the memory allow.
+        device: "auto", "cpu", "cuda" or "cuda:1".
+        seed: of whatever is drawn at random.
+        memory_limit: bytes; None for what is free.
+        weights: a safetensors file for a trained method.
+        method_options: passed on to the method.
+    """
+
+    method: str = "auto"
+    preset: str = "auto"
+    initial: str | Path | Transform = "auto"
+    linear: str = "affine"
+    similarity: str | None = None
+    steps: int | None = None
+    refine: int | None = None
+    spacing: float | None = None
+    device: str = "auto"
+    seed: int = 0
+    memory_limit: int | None = None
+    weights: str | Path | None = None
+    method_options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Registration:
+    """A finished registration.
+
+    Attributes:
+        transform: from fixed to moving points.
+        grid: the fixed image's lattice.
+        moving: the moving image.
+        steps: for each step its index, stage, similarity, mean update (mm), folding (%) and seconds.
+        report: settings, versions, seconds, memory, steps and what the transform does.
+    """
+
+    transform: Transform
+    grid: Grid
+    moving: Volume
+    steps: list[dict[str, Any]]
+    report: dict[str, Any]
+
+    def warped(
+        self, moving: Volume | None = None, *, interpolation: str = "linear", background: float | None = None
+    ) -> Volume:
+        """An image of the moving space (default: the moving image) on the fixed lattice."""
+        moving = self.moving if moving is None else moving
+        value = float(moving.array.min()) if background is None else background
+        image = resample(
+            moving.to_sitk(), self.grid, self.transform.to_sitk(), interpolation=interpolation, background=value
+        )
+        return Volume.from_sitk(image)
+
+    def displacement(self) -> DisplacementField:
+        """The whole transform as a field on the fixed lattice."""
+        return self.transform.displacement_on(self.grid)
+
+    def jacobian(self) -> Volume:
+        """Jacobian determinants on the fixed lattice: above 1 a fixed voxel covers more of the moving image."""
+        determinant = spatial.jacobian_determinant(self.displacement().values)
+        return Volume(determinant[0].numpy(), self.grid)
+
+
+def start(
+    fixed: Volume,
+    moving: Volume,
+    *,
+    fixed_mask: Volume | None = None,
+    moving_mask: Volume | None = None,
+    options: Options | None = None,
+) -> Run:
+    """Check everything that can be checked before the work, and return a `Run` to iterate over.
+
+    Raises:
+        InputError: an input or an option cannot be used.
+        OutOfMemoryError: the coarsest useful working lattice does not fit in memory.
+    """
+    return Run(fixed, moving, fixed_mask, moving_mask, options or Options())
+
+
+def register(fixed: Volume, moving: Volume, **arguments: Any) -> Registration:
+    """Register to the end; arguments as `start`."""
+    run = start(fixed, moving, **arguments)
+    for _ in run:
+        pass
+    return run.result()
+
+
+class Run:
+    """One registration under way.
+
+    Attributes:
+        phase: "prepare", "align", "deform", "refine" or "done".
+        notes: plain sentences about what was chosen and why.
+        planned_steps: how many steps there will be.
+        steps: records of the steps made so far.
+        last: the last step.
+    """
+
+    def __init__(
+        self,
+        fixed: Volume,
+        moving: Volume,
+        fixed_mask: Volume | None,
+        moving_mask: Volume | None,
+        options: Options,
+    ) -> None:
+        _check_images(fixed, moving)
+        _check_masks(fixed, fixed_mask, "fixed")
+        _check_masks(moving, moving_mask, "moving")
+        self.options = options
+        self.notes: list[str] = []
+        self.phase = "prepare"
+        self.seconds: dict[str, float] = {}
+        self.steps: list[dict[str, Any]] = []
+        self.last: Step | None = None
+        self._fixed, self._moving = fixed, moving
+        self._masks = fixed_mask, moving_mask
+        self.device = choose_device(options.device)
+        self.preset = self._choose_preset()
+        self._name = "refine" if options.method == "auto" else options.method
+        if options.similarity is not None and options.similarity not in SIMILARITIES:
+            raise InputError(f"There is no similarity '{options.similarity}'; choose one of {', '.join(SIMILARITIES)}.")
+        if options.linear not in ("affine", "rigid", "none"):
+            raise InputError(f"The linear stage is 'affine', 'rigid' or 'none', not '{options.linear}'.")
+        for name, value in (("steps", options.steps), ("refine", options.refine)):
+            if value is not None and value < (1 if name == "steps" else 0):
+                raise InputError(f"The number of {name} cannot be {value}.")
+        self._start = self._read_start()
+        self._method = self._create_method()
+        self.grid = self._working_grid()
+        self._pair: tuple[Prepared, Prepared] | None = None
+        self._matrix = np.eye(fixed.grid.dimension + 1) if self._start is None else self._start
+        deforming = options.steps or self._method.card.default_steps
+        linear = 0 if options.linear == "none" else ALIGNED + (options.initial == "auto")
+        self.planned_steps = linear + deforming + (options.refine or 0)
+
+    def __iter__(self) -> Iterator[Step]:
+        """Prepare, align, deform and refine, yielding every finished step."""
+        yield from self._guarded(self._prepared_and_aligned())
+        yield from self._guarded(self._deform(self.options.steps, None))
+        if self.options.refine:
+            yield from self.refine(self.options.refine)
+        self.phase = "done"
+
+    def extend(self, count: int) -> Iterator[Step]:
+        """Go on from the last step for `count` more.
+
+        Raises:
+            InputError: the last step left nothing to go on from.
+        """
+        if self.last is None or self.last.state is None:
+            raise InputError("There is no step to continue from: run the method first.")
+        method = Refine() if self.phase == "refined" else self._method
+        yield from self._guarded(self._deform(count, self.last.state, method))
+        self.phase = "done"
+
+    def refine(self, count: int) -> Iterator[Step]:
+        """Improve the last step by `count` iterations of instance optimisation."""
+        if self.last is None:
+            raise InputError("There is no step to refine: run the method first.")
+        self.phase = "refine"
+        refiner = Refine(similarity=self._similarity, scales=(2, 1), iterations=(2, 1))
+        yield from self._guarded(self._deform(count, None, refiner, initial=self.last.values))
+        self.phase = "done"
+
+    def transform_at(self, step: Step) -> Transform:
+        """The transform that a step stands for; its field covers the whole fixed image."""
+        matrix = self._matrix
+        if step.linear is not None:
+            matrix = self.grid.tensor_to_physical @ step.linear @ self.grid.physical_to_tensor
+        parts: list[Affine | DisplacementField] = [Affine(matrix)]
+        if step.values.abs().max() > 0:
+            parts.insert(0, self._covering(step))
+        return Transform(tuple(parts))
+
+    def result(self, step: Step | None = None) -> Registration:
+        """The registration as it stood after a step; None for the last.
+
+        Raises:
+            InputError: no step has been finished yet.
+        """
+        step = step or self.last
+        if step is None:
+            raise InputError("No step has been finished yet, so there is no result.")
+        transform = self._unfolded(self.transform_at(step))
+        steps = [record for record in self.steps if record["index"] <= step.index]
+        report = {
+            "method": self._name,
+            "preset": self.preset,
+            "device": _device_name(self.device),
+            "seed": self.options.seed,
+            "versions": versions(),
+            "notes": list(self.notes),
+            "working_grid": {"size": list(self.grid.size), "spacing": list(self.grid.spacing)},
+            "seconds": {**self.seconds},
+            "peak_memory_bytes": memory.peak(),
+            "steps": steps,
+            **_jacobian_summary(transform, self._fixed.grid),
+        }
+        return Registration(transform, self._fixed.grid, self._moving, steps, report)
+
+    # ---- the phases
+
+    @torch.no_grad()
+    def _prepared_and_aligned(self) -> Iterator[Step]:
+        with self._timed("prepare"):
+            preset = PRESETS[self.preset]
+            fixed, moving = (
+                prepare(volume, mask, preset).to(self.device)
+                for volume, mask in zip((self._fixed, self._moving), self._masks, strict=True)
+            )
+        if self.options.linear != "none":
+            yield from self._align(fixed, moving)
+        with self._timed("prepare"):
+            self._pair = fixed.onto(self.grid), moving.onto(self.grid, self._matrix)
+
+    def _align(self, fixed: Prepared, moving: Prepared) -> Iterator[Step]:
+        self.phase = "align"
+        similarity = SIMILARITIES[PRESETS[self.preset].linear]()
+        initial = self.options.initial
+        begin = self._start
+        if self._start is None:
+            begin = named_start(fixed, moving, "none" if initial == "auto" else str(initial))
+        iterations = align(
+            fixed, moving, kind=self.options.linear, search=initial == "auto", start=begin, similarity=similarity
+        )
+        previous = self._matrix
+        began = time.perf_counter()
+        for alignment in iterations:
+            if alignment.note:
+                self.notes.append(alignment.note)
+            self._matrix = alignment.matrix
+            linear = self.grid.physical_to_tensor @ alignment.matrix @ self.grid.tensor_to_physical
+            moved = np.linalg.norm(_corner_change(self.grid, previous, alignment.matrix), axis=1).mean()
+            previous = alignment.matrix
+            yield self._recorded(
+                Step(
+                    index=len(self.steps) + 1,
+                    stage=alignment.stage,
+                    values=torch.zeros(1, self.grid.dimension, *[2] * self.grid.dimension),
+                    shape=self.grid.shape,
+                    seconds=time.perf_counter() - began,
+                    measure=lambda _, score=alignment.score: score,
+                    linear=linear,
+                    moved=float(moved) / self._pitch,
+                )
+            )
+        self.seconds["align"] = time.perf_counter() - began
+
+    @torch.no_grad()
+    def _deform(self, count: int | None, state: Any, method: Method | None = None, **extra: Any) -> Iterator[Step]:
+        if self._pair is None:
+            raise InputError("The images have not been prepared: iterate over the run first.")
+        if self.phase != "refine":
+            self.phase = "deform"
+        method = (method or self._method).to(self.device).eval()
+        fixed, moving = (_as_asked(image, method.card.intensities) for image in self._pair)
+        linear = self.grid.physical_to_tensor @ self._matrix @ self.grid.tensor_to_physical
+        masks = {"fixed_mask": fixed.mask, "moving_mask": moving.mask}
+        began, phase, offset = time.perf_counter(), self.phase, len(self.steps)
+        before = self.seconds.get(phase, 0.0)
+        stream = method.steps(fixed.values, moving.values, count=count, state=state, **masks, **extra)
+        for number, step in enumerate(stream, start=1):
+            self.seconds[phase] = before + time.perf_counter() - began
+            yield self._recorded(dataclasses.replace(step, index=offset + number, linear=linear))
+
+    def _recorded(self, step: Step) -> Step:
+        self.last = step
+        self.steps.append(
+            {
+                "index": step.index,
+                "stage": step.stage,
+                "similarity": step.similarity,
+                "mean_update_mm": step.mean_update * self._pitch,
+                "folding": step.folding,
+                "seconds": step.seconds,
+            }
+        )
+        return step
+
+    def _guarded(self, steps: Iterator[Step]) -> Iterator[Step]:
+        try:
+            yield from steps
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                raise OutOfMemoryError(
+                    "There is not enough memory: close other programs or give a coarser working spacing."
+                ) from error
+            raise
+
+    # ---- choices
+
+    def _choose_preset(self) -> str:
+        name = self.options.preset
+        if name == "auto":
+            name = choose_preset(self._fixed, self._moving)
+            self.notes.append(f"Preset: {name}, {PRESETS[name].summary}.")
+        if name not in PRESETS:
+            raise InputError(f"There is no preset '{name}'; choose auto or one of {', '.join(PRESETS)}.")
+        return name
+
+    def _read_start(self) -> np.ndarray | None:
+        initial = self.options.initial
+        if isinstance(initial, str) and initial in STARTS:
+            if initial == "none" and self.options.linear != "none":
+                _check_overlap(self._fixed.grid, self._moving.grid)
+            return None
+        transform = initial if isinstance(initial, Transform) else Transform.read(initial)
+        transform = transform.simplified()
+        if transform.dimension != self._fixed.grid.dimension or any(not isinstance(p, Affine) for p in transform.parts):
+            raise InputError(f"The initial transform must be linear and {self._fixed.grid.dimension}D.")
+        return transform.parts[0].matrix if transform.parts else np.eye(transform.dimension + 1)  # type: ignore[union-attr]
+
+    @property
+    def _similarity(self) -> str:
+        return self.options.similarity or PRESETS[self.preset].similarity
+
+    def _create_method(self) -> Method:
+        options = dict(self.options.method_options)
+        if self._name == "refine":
+            options.setdefault("similarity", self._similarity)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.options.seed)
+            method = methods.create(self._name, self._fixed.grid.dimension, **options)
+        if method.card.trained:
+            _load_weights(method, self.options.weights)
+            if self.options.weights is None:
+                self.notes.append(
+                    f"{method.card.title} is untrained: train it or give weights; its output means nothing."
+                )
+        return method
+
+    @property
+    def _pitch(self) -> float:
+        """Millimetres between voxels of the working lattice, on average."""
+        return math.prod(self.grid.spacing) ** (1 / self.grid.dimension)
+
+    def _working_grid(self) -> Grid:
+        """A box around the fixed anatomy, as fine as asked for or as the image, the budget and the memory allow."""
+        prepared = prepare(self._fixed, self._masks[0], PRESETS[self.preset])
+        first, size = foreground_box(prepared, MARGIN * max(1.0, max(self._fixed.grid.extent) / 250))
+        box = self._fixed.grid.cropped(first, size)
+        d = box.dimension
+        asked = self.options.spacing or self._method.card.spacing
+        spacing = asked or max(min(box.spacing), (math.prod(box.extent) / VOXELS) ** (1 / d))
+        if spacing <= 0:
+            raise InputError(f"The working spacing must be positive; it is {spacing} mm.")
+        limit = 0.8 * (self.options.memory_limit or memory.available(self.device))
+        fitting = spacing
+        while self._bytes(box, fitting) > limit:
+            fitting *= 1.1
+            if max(box.extent) / fitting < 16:
+                raise OutOfMemoryError(
+                    f"Registering these images needs more than the {limit / 2**30:.1f} GiB of memory that are free."
+                )
+        if fitting > spacing:
+            self.notes.append(f"The working lattice is {fitting:.2f} mm instead of {spacing:.2f} mm, to fit in memory.")
+        return box.resampled([s if n == 1 else fitting for n, s in zip(box.size, box.spacing, strict=True)])
+
+    def _bytes(self, box: Grid, spacing: float) -> int:
+        voxels = math.prod(max(1.0, e / spacing) for e in box.extent)
+        images = sum(math.prod(v.grid.size) for v in (self._fixed, self._moving))
+        field = math.prod(self._fixed.grid.size) * 4 * self._fixed.grid.dimension
+        channels = 12 if self._similarity == "mind" and self._name == "refine" else 0
+        return int(voxels * (self._method.card.bytes_per_voxel + 24 * channels) + 16 * images + 4 * field) + FIXED_COST
+
+    def estimated_bytes(self) -> int:
+        """Memory the run will take at most, for the process as a whole."""
+        return self._bytes(self.grid, self._pitch)
+
+    # ---- from working lattice to fixed image
+
+    def _covering(self, step: Step) -> DisplacementField:
+        """A step's field with voxels added on all sides, edges repeated, until it covers the fixed image."""
+        values = spatial.resize_displacement(step.values.cpu().float(), self.grid.shape)
+        index = self.grid.index(self._fixed.grid.corners())
+        before = [max(0, math.ceil(-low)) for low in index.min(axis=0)]
+        after = [max(0, math.ceil(high) + 1 - n) for high, n in zip(index.max(axis=0), self.grid.size, strict=True)]
+        target = self.grid.padded(before, after)
+        matrix = self.grid.physical_to_tensor @ target.tensor_to_physical
+        shift = spatial.linear_displacement(matrix, target.shape)
+        return DisplacementField(spatial.warp(values, shift, padding="border"), target)
+
+    def _unfolded(self, transform: Transform) -> Transform:
+        """The transform without foldings on the fixed lattice; the field is smoothed where interpolation folded it."""
+        parts = transform.parts
+        if not isinstance(parts[0], DisplacementField):
+            return transform
+        for _ in range(5):
+            folded = transform.jacobian_determinant(self._fixed.grid) <= 0
+            if not folded.any():
+                return transform
+            values = spatial.remove_folding(transform.parts[0].values, minimum=0.2)  # type: ignore[union-attr]
+            transform = Transform((DisplacementField(values, transform.parts[0].grid), *parts[1:]))  # type: ignore[union-attr]
+        return transform
+
+    def _timed(self, phase: str) -> _Timed:
+        return _Timed(self.seconds, phase)
+
+
+class _Timed:
+    """Adds the seconds of its block to a phase."""
+
+    def __init__(self, seconds: dict[str, float], phase: str) -> None:
+        self._seconds, self._phase = seconds, phase
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._seconds[self._phase] = self._seconds.get(self._phase, 0.0) + time.perf_counter() - self._began
+
+
+def estimate_memory(fixed: Volume, moving: Volume, options: Options | None = None) -> int:
+    """Bytes a registration of these images will take at most."""
+    return start(fixed, moving, options=options).estimated_bytes()
+
+
+def choose_device(name: str) -> torch.device:
+    """The device a name stands for. Raises InputError where this machine does not have it."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"There is no device '{name}'; choose auto, cpu, cuda or cuda:0.") from error
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"The device '{name}' is not supported; choose auto, cpu, cuda or cuda:0.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"This machine has no device '{name}' that PyTorch can use; choose cpu.")
+    return device
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a result."""
+    return {
+        "RecurrentRegistrationLib": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "SimpleITK": sitk.Version.VersionString(),
+        "python": platform.python_version(),
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def _load_weights(method: Method, path: str | Path | None) -> None:
+    if path is None:
+        return
+    from safetensors.torch import load_file  # only trained methods need it
+
+    try:
+        method.load_state_dict({name: tensor.float() for name, tensor in load_file(str(path)).items()})
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"The weights {path} do not fit the method {method.card.name}, or cannot be read.") from error
+
+
+def _check_images(fixed: Volume, moving: Volume) -> None:
+    if fixed.grid.dimension != moving.grid.dimension:
+        raise InputError(
+            f"The fixed image is {fixed.grid.dimension}D, the moving one {moving.grid.dimension}D: give two of a kind."
+        )
+    for name, volume in (("fixed", fixed), ("moving", moving)):
+        if volume.array.shape[0] != 1:
+            raise InputError(f"The {name} image has {volume.array.shape[0]} values a voxel: give one of grey values.")
+        if volume.array.dtype.kind == "f" and not np.isfinite(volume.array).all():
+            raise InputError(f"The {name} image holds NaN or infinite values: replace them first.")
+        if volume.array.min() == volume.array.max():
+            raise InputError(f"The {name} image is constant, there is nothing to register: check the file.")
+    if fixed.array is moving.array:
+        warnings.warn("The fixed and the moving image are the same.", stacklevel=4)
+
+
+def _check_masks(image: Volume, mask: Volume | None, name: str) -> None:
+    if mask is None:
+        return
+    if mask.grid.dimension != image.grid.dimension:
+        raise InputError(f"The mask of the {name} image is {mask.grid.dimension}D, the image {image.grid.dimension}D.")
+    if not np.any(mask.array):
+        raise InputError(f"The mask of the {name} image is empty: mark some voxels or leave it out.")
+
+
+def _check_overlap(fixed: Grid, moving: Grid) -> None:
+    """Refuse two images whose boxes do not meet where no other start is looked for."""
+    index = moving.index(fixed.corners())
+    apart = (index.max(axis=0) < 0) | (index.min(axis=0) > np.array(moving.size) - 1)
+    if apart.any():
+        raise InputError("The images do not overlap in physical space: choose another initial alignment than 'none'.")
+
+
+def _as_asked(image: Prepared, intensities: str) -> Prepared:
+    """Intensities as a card asks: [0, 1] as they are, or zero mean and unit deviation clamped to [-2, 2]."""
+    if intensities != "zscore":
+        return image
+    values = (image.values - image.values.mean()) / image.values.std().clamp_min(1e-6)
+    return dataclasses.replace(image, values=values.clamp(-2, 2))
+
+
+def _corner_change(grid: Grid, old: np.ndarray, new: np.ndarray) -> np.ndarray:
+    corners = grid.corners()
+    return Affine(new).map_points(corners) - Affine(old).map_points(corners)
+
+
+def _jacobian_summary(transform: Transform, grid: Grid) -> dict[str, Any]:
+    determinant: Tensor = transform.jacobian_determinant(grid)
+    folded = int((determinant <= 0).sum())
+    return {
+        "folded_voxels": folded,
+        "folding": 100 * folded / determinant.numel(),
+        "jacobian": {
+            "min": float(determinant.min()),
+            "mean": float(determinant.mean()),
+            "max": float(determinant.max()),
+        },
+    }
