@@ -181,6 +181,7 @@ class Run:
         self._method = self._create_method()
         self.grid = self._working_grid()
         self._pair: tuple[Prepared, Prepared] | None = None
+        self._makers: list[tuple[int, Method]] = []  # steps made before a method went to work, and the method
         self._matrix = np.eye(fixed.grid.dimension + 1) if self._start is None else self._start
         deforming = options.steps or self._method.card.default_steps
         linear = 0 if options.linear == "none" else ALIGNED + (options.initial == "auto")
@@ -202,7 +203,7 @@ class Run:
         """
         if self.last is None or self.last.state is None:
             raise InputError("There is no step to continue from: run the method first.")
-        method = Refine() if self.phase == "refined" else self._method
+        method = [maker for first, maker in self._makers if first < self.last.index][-1]
         yield from self._guarded(self._deform(count, self.last.state, method))
         self.phase = "done"
 
@@ -215,12 +216,17 @@ class Run:
         yield from self._guarded(self._deform(count, None, refiner, initial=self.last.values))
         self.phase = "done"
 
+    def go_back(self, step: Step) -> None:
+        """Make an earlier step the last one: `extend` and `refine` go on from it, `result` tells of it."""
+        self.last = step
+        self.steps = [record for record in self.steps if record["index"] <= step.index]
+        matrix = self._matrix_of(step)
+        if not np.allclose(matrix, self._matrix, rtol=0, atol=1e-6):
+            self._matrix, self._pair = matrix, None
+
     def transform_at(self, step: Step) -> Transform:
         """The transform that a step stands for; its field covers the whole fixed image."""
-        matrix = self._matrix
-        if step.linear is not None:
-            matrix = self.grid.tensor_to_physical @ step.linear @ self.grid.physical_to_tensor
-        parts: list[Affine | DisplacementField] = [Affine(matrix)]
+        parts: list[Affine | DisplacementField] = [Affine(self._matrix_of(step))]
         if step.values.abs().max() > 0:
             parts.insert(0, self._covering(step))
         return Transform(tuple(parts))
@@ -256,13 +262,17 @@ class Run:
     @torch.no_grad()
     def _prepared_and_aligned(self) -> Iterator[Step]:
         with self._timed("prepare"):
-            preset = PRESETS[self.preset]
-            fixed, moving = (
-                prepare(volume, mask, preset).to(self.device)
-                for volume, mask in zip((self._fixed, self._moving), self._masks, strict=True)
-            )
+            fixed, moving = self._prepared()
         if self.options.linear != "none":
             yield from self._align(fixed, moving)
+        self._put_together(fixed, moving)
+
+    def _prepared(self) -> tuple[Prepared, Prepared]:
+        preset = PRESETS[self.preset]
+        fixed = prepare(self._fixed, self._masks[0], preset).to(self.device)
+        return fixed, prepare(self._moving, self._masks[1], preset).to(self.device)
+
+    def _put_together(self, fixed: Prepared, moving: Prepared) -> None:
         with self._timed("prepare"):
             self._pair = fixed.onto(self.grid), moving.onto(self.grid, self._matrix)
 
@@ -301,8 +311,9 @@ class Run:
 
     @torch.no_grad()
     def _deform(self, count: int | None, state: Any, method: Method | None = None, **extra: Any) -> Iterator[Step]:
-        if self._pair is None:
-            raise InputError("The images have not been prepared: iterate over the run first.")
+        if self._pair is None:  # going on from a step of the alignment
+            self._put_together(*self._prepared())
+        assert self._pair is not None
         if self.phase != "refine":
             self.phase = "deform"
         method = (method or self._method).to(self.device).eval()
@@ -311,6 +322,7 @@ class Run:
         masks = {"fixed_mask": fixed.mask, "moving_mask": moving.mask}
         began, phase, offset = time.perf_counter(), self.phase, len(self.steps)
         before = self.seconds.get(phase, 0.0)
+        self._makers.append((offset, method))
         stream = method.steps(fixed.values, moving.values, count=count, state=state, **masks, **extra)
         for number, step in enumerate(stream, start=1):
             self.seconds[phase] = before + time.perf_counter() - began
@@ -445,6 +457,12 @@ class Run:
             values = spatial.remove_folding(transform.parts[0].values, minimum=0.2)  # type: ignore[union-attr]
             transform = Transform((DisplacementField(values, transform.parts[0].grid), *parts[1:]))  # type: ignore[union-attr]
         return transform
+
+    def _matrix_of(self, step: Step) -> np.ndarray:
+        """The linear map that follows a step's displacement, LPS millimetres."""
+        if step.linear is None:
+            return self._matrix
+        return self.grid.tensor_to_physical @ step.linear @ self.grid.physical_to_tensor
 
     def _timed(self, phase: str) -> _Timed:
         return _Timed(self.seconds, phase)
