@@ -213,7 +213,7 @@ class Run:
             raise InputError("There is no step to refine: run the method first.")
         self.phase = "refine"
         refiner = Refine(similarity=self._similarity, scales=(2, 1), iterations=(2, 1))
-        yield from self._guarded(self._deform(count, None, refiner, initial=self.last.values))
+        yield from self._guarded(self._deform(count, None, refiner, initial=self.last.values.to(self.device).float()))
         self.phase = "done"
 
     def go_back(self, step: Step) -> None:
