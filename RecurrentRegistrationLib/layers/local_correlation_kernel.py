@@ -2,8 +2,8 @@
 
 Arrays are float32: `fixed [C, Z, Y, X]`, `moving [C, Z + 2 rz, Y + 2 ry, X + 2 rx]` (padded by the reach
 `(rz, ry, rx)`) and `volume [K, Z, Y, X]`. Channel `(dz * ny + dy) * nx + dx`, with `ny = 2 ry + 1` and so on, compares
-a fixed voxel with the moving voxel `(dz - rz, dy - ry, dx - rx)` away. A `wfour [Q, nz ny nx]` mixes the channels as
-they come, and they are never written; an empty wfour keeps them. Inner loops take four rows at a time, padded with
+a fixed voxel with the moving voxel `(dz - rz, dy - ry, dx - rx)` away. A `weight [Q, nz ny nx]` mixes the channels as
+they come, and they are never written; an empty weight keeps them. Inner loops take four rows at a time, padded with
 rows of zeros, so that an accumulator is read and written once for all of them.
 """
 
@@ -18,26 +18,26 @@ from RecurrentRegistrationLib.kernels import array, inline, kernel, run, threads
 Reach = tuple[int, int, int]
 
 
-def compare(fixed: Tensor, moving: Tensor, wfour: Tensor, reach: Reach, absolute: bool) -> Tensor:
+def compare(fixed: Tensor, moving: Tensor, weight: Tensor, reach: Reach, absolute: bool) -> Tensor:
     """The volume `[B, K, Z, Y, X]` of fixed `[B, C, Z, Y, X]` and padded moving features."""
-    channels = wfour.shape[0] or wfour.shape[1]
+    channels = weight.shape[0] or weight.shape[1]
     volume = fixed.new_empty(fixed.shape[0], channels, *fixed.shape[2:])
     for b in range(fixed.shape[0]):
-        run(_compare, array(fixed[b]), array(moving[b]), array(wfour), reach, absolute, volume[b].numpy())
+        run(_compare, array(fixed[b]), array(moving[b]), array(weight), reach, absolute, volume[b].numpy())
     return volume
 
 
 def compare_gradient(
-    fixed: Tensor, moving: Tensor, wfour: Tensor, grad: Tensor, reach: Reach, absolute: bool
+    fixed: Tensor, moving: Tensor, weight: Tensor, grad: Tensor, reach: Reach, absolute: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Derivatives of `sum(grad * volume)` by the fixed features, the padded moving features and the wfour."""
+    """Derivatives of `sum(grad * volume)` by the fixed features, the padded moving features and the weight."""
     by_fixed, by_moving = fixed.new_empty(fixed.shape), moving.new_empty(moving.shape)
-    by_wfour = np.zeros((threads(), *wfour.shape), np.float32)
+    by_weight = np.zeros((threads(), *weight.shape), np.float32)
     for b in range(fixed.shape[0]):
-        arrays = array(fixed[b]), array(moving[b]), array(wfour), array(grad[b])
-        run(_fixed_gradient, *arrays, reach, absolute, by_fixed[b].numpy(), by_wfour)
+        arrays = array(fixed[b]), array(moving[b]), array(weight), array(grad[b])
+        run(_fixed_gradient, *arrays, reach, absolute, by_fixed[b].numpy(), by_weight)
         run(_moving_gradient, *arrays, reach, absolute, by_moving[b].numpy())
-    return by_fixed, by_moving, wfour.new_tensor(by_wfour.sum(axis=0))
+    return by_fixed, by_moving, weight.new_tensor(by_weight.sum(axis=0))
 
 
 FOUR = 4  # rows that one inner loop takes
@@ -116,22 +116,22 @@ def _compare_row(fixed_row, moving_row, absolute, nx, comparisons):
 
 
 @inline
-def _transposed(wfour, channels):
-    """The wfour as `[nz ny nx, channels]`, zero beyond its own channels."""
-    columns = np.zeros((wfour.shape[1], channels), np.float32)
-    for q in range(wfour.shape[0]):
-        for o in range(wfour.shape[1]):
-            columns[o, q] = wfour[q, o]
+def _transposed(weight, channels):
+    """The weight as `[nz ny nx, channels]`, zero beyond its own channels."""
+    columns = np.zeros((weight.shape[1], channels), np.float32)
+    for q in range(weight.shape[0]):
+        for o in range(weight.shape[1]):
+            columns[o, q] = weight[q, o]
     return columns
 
 
 @kernel
-def _compare(fixed, moving, wfour, reach, absolute, volume):
+def _compare(fixed, moving, weight, reach, absolute, volume):
     C, Z, Y, X = fixed.shape
     nz, ny, nx = 2 * reach[0] + 1, 2 * reach[1] + 1, 2 * reach[2] + 1
-    channels, offsets, mixed = _padded(C, FOUR), _padded(nx, FOUR), wfour.shape[0]
-    scales = np.zeros((mixed, wfour.shape[1] + FOUR), np.float32)
-    scales[:, : wfour.shape[1]] = wfour
+    channels, offsets, mixed = _padded(C, FOUR), _padded(nx, FOUR), weight.shape[0]
+    scales = np.zeros((mixed, weight.shape[1] + FOUR), np.float32)
+    scales[:, : weight.shape[1]] = weight
     for row in prange(Z * Y):
         k, j = row // Y, row % Y
         fixed_row = np.zeros((channels, X), np.float32)
@@ -157,13 +157,13 @@ def _compare(fixed, moving, wfour, reach, absolute, volume):
 
 
 @kernel
-def _fixed_gradient(fixed, moving, wfour, grad, reach, absolute, gradient, by_wfour):
+def _fixed_gradient(fixed, moving, weight, grad, reach, absolute, gradient, by_weight):
     C, Z, Y, X = fixed.shape
     nz, ny, nx = 2 * reach[0] + 1, 2 * reach[1] + 1, 2 * reach[2] + 1
-    channels, offsets, mixed = _padded(C, FOUR), _padded(nx, FOUR), wfour.shape[0]
+    channels, offsets, mixed = _padded(C, FOUR), _padded(nx, FOUR), weight.shape[0]
     mixed_padded = _padded(mixed, FOUR)
-    columns = _transposed(wfour, mixed_padded)
-    parts = by_wfour.shape[0]
+    columns = _transposed(weight, mixed_padded)
+    parts = by_weight.shape[0]
     for part in prange(parts):
         fixed_row = np.zeros((channels, X), np.float32)
         moving_row = np.zeros((channels, X + 2 * reach[2] + FOUR), np.float32)
@@ -194,7 +194,7 @@ def _fixed_gradient(fixed, moving, wfour, grad, reach, absolute, gradient, by_wf
                                 product = np.float32(0)
                                 for i in range(X):
                                     product += mixed_grads[q, i] * comparisons[dx, i]
-                                by_wfour[part, q, first + dx] += product
+                                by_weight[part, q, first + dx] += product
                     for c in range(C):
                         for dx in range(0, nx, FOUR):
                             if absolute:
@@ -207,12 +207,12 @@ def _fixed_gradient(fixed, moving, wfour, grad, reach, absolute, gradient, by_wf
 
 
 @kernel
-def _moving_gradient(fixed, moving, wfour, grad, reach, absolute, gradient):
+def _moving_gradient(fixed, moving, weight, grad, reach, absolute, gradient):
     C, Z, Y, X = fixed.shape
     nz, ny, nx = 2 * reach[0] + 1, 2 * reach[1] + 1, 2 * reach[2] + 1
-    rows, width, mixed = Y + 2 * reach[1], X + 2 * reach[2], wfour.shape[0]
+    rows, width, mixed = Y + 2 * reach[1], X + 2 * reach[2], weight.shape[0]
     mixed_padded = _padded(mixed, FOUR)
-    columns = _transposed(wfour, mixed_padded)
+    columns = _transposed(weight, mixed_padded)
     for row in prange((Z + 2 * reach[0]) * rows):
         k, j = row // rows, row % rows
         # Seen from a moving voxel the offsets run backwards: grads[e] holds dx = nx - 1 - e, where it lands.
