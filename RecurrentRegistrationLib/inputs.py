@@ -46,3 +46,12 @@ def _checksum(path: Path) -> str:
         return hashlib.sha256("".join(parts).encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def notice(inputs: dict[str, Input]) -> str | None:
+    """A warning where the fixed and the moving image are the same file."""
+    fixed, moving = (split_part(inputs[name].path) for name in ("fixed", "moving"))
+    same = fixed[1] == moving[1] and (
+        fixed[0].resolve() == moving[0].resolve() or _checksum(fixed[0]) == _checksum(moving[0])
+    )
+    return "warning: the fixed and the moving image are the same." if same else None

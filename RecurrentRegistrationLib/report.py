@@ -48,7 +48,11 @@ KEY = (
     ("Blue-grey", "outside the moving scan"),
     ("Magenta", "folding"),
 )
-CURVES = {"similarity": "Similarity (higher is better)", "mean_update_mm": "Mean update (mm)", "folding": "Folding (%)"}
+CURVES = {
+    "similarity": "Similarity (in each stage: higher is better)",
+    "mean_update_mm": "Mean update (mm)",
+    "folding": "Folding (%)",
+}
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,8 @@ def draw(pictured: Pictured) -> Figure:
     width, height = (4.2 if flat else INCH) * columns, (4.2 if flat else INCH) * sum(heights)
     figure = Figure(figsize=(width + 0.6, height + 4.8), dpi=100, facecolor="white")
     FigureCanvasAgg(figure)
-    top, bottom = figure.subfigures(2, 1, height_ratios=[height + 1.6, 3.2])
+    halves = figure.add_gridspec(2, 1, height_ratios=[height + 1.6, 3.2])
+    top, bottom = (figure.add_subfigure(halves[n]) for n in range(2))
     axes = top.subplots(
         len(heights),
         columns,
@@ -230,8 +235,12 @@ def _dress(axis: Axes, shape: tuple[int, ...], view: Plane) -> None:
     axis.set(xticks=[], yticks=[], facecolor=OUTSIDE, xlim=(-0.5, shape[1] - 0.5), ylim=(shape[0] - 0.5, -0.5))
     for spine in axis.spines.values():
         spine.set_color("#bbbbbb")
-    places = ((0.02, 0.5, "left", "center"), (0.98, 0.5, "right", "center"))
-    places += ((0.5, 0.985, "center", "top"), (0.5, 0.015, "center", "bottom"))
+    places = (
+        (0.02, 0.5, "left", "center"),
+        (0.98, 0.5, "right", "center"),
+        (0.5, 0.985, "center", "top"),
+        (0.5, 0.015, "center", "bottom"),
+    )
     for letter, (x, y, horizontal, vertical) in zip(view.edges, places, strict=True):
         text = axis.text(x, y, letter, transform=axis.transAxes, ha=horizontal, va=vertical, fontsize=12, color="white")
         text.set_path_effects([withStroke(linewidth=2.5, foreground="black")])
@@ -265,20 +274,25 @@ def _draw_bottom(figure: SubFigure, pictured: Pictured) -> None:
 
 
 def _draw_curve(axis: Axes, steps: Sequence[Mapping[str, Any]], name: str, title: str) -> None:
-    known = [(step["index"], step[name]) for step in steps if step.get(name) is not None and math.isfinite(step[name])]
+    """One number over the steps; stages are kept apart, because their similarities are not of one scale."""
     axis.set_title(title, fontsize=13, loc="left")
     axis.set_xlabel("step", fontsize=12)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     axis.tick_params(labelsize=11)
     axis.grid(color="#dddddd", linewidth=0.8)
     axis.spines[["top", "right"]].set_visible(False)
-    if known:
-        axis.plot(*zip(*known, strict=True), color="#1f4e9c", linewidth=1.8, marker="o", markersize=3.5)
+    highest = 0.0
+    for _, stage in itertools.groupby(steps, key=_stage):
+        known = [(s["index"], s[name]) for s in stage if s.get(name) is not None and math.isfinite(s[name])]
+        if known:
+            numbers, values = zip(*known, strict=True)
+            axis.plot(numbers, values, color="#1f4e9c", linewidth=1.8, marker="o", markersize=2.5)
+            highest = max(highest, *values)
     if name == "folding":
-        axis.set_ylim(bottom=0, top=max(0.01, 1.1 * max((value for _, value in known), default=0)))
-    starts = [step["index"] for before, step in itertools.pairwise(steps) if _stage(before) != _stage(step)]
-    for start in starts:
-        axis.axvline(start - 0.5, color="#999999", linewidth=0.9, linestyle="--")
+        axis.set_ylim(bottom=0, top=max(0.01, 1.1 * highest))
+    for before, after in itertools.pairwise(steps):
+        if _stage(before) != _stage(after):
+            axis.axvline(after["index"] - 0.5, color="#999999", linewidth=0.9, linestyle="--")
 
 
 def _stage(step: Mapping[str, Any]) -> str:

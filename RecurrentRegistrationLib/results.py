@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.evaluation import without_nan
+from RecurrentRegistrationLib.inputs import Input
+from RecurrentRegistrationLib.registration import Registration, Run
+from RecurrentRegistrationLib.report import Pictured, write_report
+from RecurrentRegistrationLib.sequence import coarsened, write_sequence
+from RecurrentRegistrationLib.step import Step
+from RecurrentRegistrationLib.volume import Grid, Volume, write_image
 
+STEPS = 24  # that a sequence holds, about
+LONGEST = 96  # voxels along the longest side of a sequence's lattice: 24 steps take 250 MB at most
 FILES = (
     "transform.h5",
     "displacement.nrrd",
@@ -66,3 +78,73 @@ def _move(temporary: Path, folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
     for name in written:
         os.replace(temporary / name, folder / name)
+
+
+def write_results(
+    registration: Registration,
+    inputs: dict[str, Input],
+    folder: Path,
+    *,
+    interpolation: str = "linear",
+    background: float | None = None,
+) -> dict[str, Any]:
+    """Write transform, displacement, warped image, Jacobian, report and its picture; return the report.
+
+    Args:
+        registration: what was found.
+        inputs: "fixed" and "moving", and the masks where there were any.
+        folder: where to; it exists.
+        interpolation: of the warped image.
+        background: of the warped image outside the moving image; None for the moving image's lowest value.
+    """
+    field = registration.displacement()
+    jacobian = Volume(spatial.jacobian_determinant(field.values)[0].numpy(), field.grid)
+    length = field.millimetres().norm(dim=1)
+    report = without_nan(
+        {
+            "inputs": {name: source.described() for name, source in inputs.items()},
+            **registration.report,
+            "displacement_mm": {"mean": length.mean().item(), "max": length.max().item()},
+        }
+    )
+    registration.transform.write(folder / "transform.h5")
+    write_image(field.to_image(), folder / "displacement.nrrd")
+    registration.warped(interpolation=interpolation, background=background).write(folder / "warped.nrrd")
+    jacobian.write(folder / "jacobian.nrrd")
+    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    picture = Pictured(
+        inputs["fixed"].volume,
+        inputs["moving"].volume,
+        jacobian,
+        registration.transform,
+        registration.steps,
+        f"{inputs['fixed'].name}  ←  {inputs['moving'].name}",
+        _facts(report),
+    )
+    write_report(picture, folder / "report.png")
+    return report
+
+
+def write_steps(run: Run, fixed: Grid, steps: Sequence[Step], path: Path) -> None:
+    """Write the displacement after each of some steps as a sequence for 3D Slicer."""
+    grid = coarsened(fixed, LONGEST)
+    fields = (run.transform_at(step).displacement_on(grid) for step in steps)
+    write_sequence(grid, fields, [step.index for step in steps], path)
+
+
+def _facts(report: dict[str, Any]) -> dict[str, str]:
+    """What a reader asks first."""
+    jacobian, displacement = report["jacobian"], report["displacement_mm"]
+    similarity = report["steps"][-1]["similarity"] if report["steps"] else None
+    facts = {
+        "Method": f"{report['method']}, preset {report['preset']}",
+        "Device": report["device"],
+        "Similarity": "unknown" if similarity is None else f"{similarity:.3f}",
+        "Displacement": f"mean {displacement['mean']:.1f} mm, max {displacement['max']:.1f} mm",
+        "Folding": f"{report['folded_voxels']} voxels ({report['folding']:.3f} %)",
+        "Volume": f"{jacobian['min']:.2f}× to {jacobian['max']:.2f}×, mean {jacobian['mean']:.2f}×",
+        "Time": f"{sum(report['seconds'].values()):.1f} s",
+    }
+    if report["peak_memory_bytes"]:
+        facts["Memory"] = f"{report['peak_memory_bytes'] / 2**30:.1f} GiB"
+    return facts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,15 +33,16 @@ def vectors(field: DisplacementField) -> np.ndarray:
     return array if field.dimension == 3 else np.pad(array, ((0, 0), (0, 0), (0, 1)))[np.newaxis]
 
 
-def write_sequence(grid: Grid, fields: Iterable[DisplacementField], count: int, path: str | Path) -> None:
-    """Write `count` fields on one lattice, one at a time; before them comes the zero field that Slicer asks for.
+def write_sequence(grid: Grid, fields: Iterable[DisplacementField], steps: Sequence[int], path: str | Path) -> None:
+    """Write fields on one lattice, one at a time, under the numbers of their steps.
 
-    Each frame pulls: it goes from fixed to moving points ("resampling", Slicer's transform from parent).
+    Before them comes the zero field that Slicer asks for, as step 0. Each frame pulls: it goes from fixed to moving
+    points ("resampling", Slicer's transform from parent).
     """
     flat = grid.dimension == 2
     axes = np.eye(3)
     axes[: grid.dimension, : grid.dimension] = grid.cosines * np.array(grid.spacing)
-    sizes = " ".join(map(str, (3, *grid.size, *([1] if flat else []), count + 1)))
+    sizes = " ".join(map(str, (3, *grid.size, *([1] if flat else []), len(steps) + 1)))
     directions = " ".join(f"({','.join(map(repr, column))})" for column in axes.T.tolist())
     origin = ",".join(repr(float(x)) for x in (*grid.origin, *([0.0] if flat else [])))
     header = [
@@ -58,12 +59,12 @@ def write_sequence(grid: Grid, fields: Iterable[DisplacementField], count: int, 
         f"space origin: ({origin})",
         "measurement frame: (1,0,0) (0,1,0) (0,0,1)",
         "axis 3 index type:=numeric",
-        f"axis 3 index values:={' '.join(map(str, range(count + 1)))}",
+        f"axis 3 index values:={' '.join(map(str, (0, *steps)))}",
         "displacement field type:=resampling",
         "intent_code:=1006",
     ]
     with complete(path) as temporary, temporary.open("wb") as file:
         file.write(("\n".join(header) + "\n\n").encode("ascii"))
-        with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=4) as packed:
+        with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=1) as packed:
             for field in itertools.chain([DisplacementField.zero(grid)], fields):
                 packed.write(vectors(field).astype("<f4").tobytes())

@@ -23,6 +23,7 @@ def symmetry_error(forward: Tensor, backward: Tensor, *, border: int = 10) -> fl
         backward: likewise, from the moving to the fixed image.
         border: voxels along each face that are not looked at.
     """
-    inner = (..., *[slice(border, n - border) for n in forward.shape[2:]])
-    residual = spatial.compose(forward, backward)[inner]
+    residual = spatial.compose(forward, backward)
+    for axis in range(2, residual.ndim):
+        residual = residual.narrow(axis, border, residual.shape[axis] - 2 * border)
     return torch.log(residual.square().sum(dim=1).mean()).item()

@@ -78,10 +78,11 @@ def test_the_page_is_written_and_folding_is_seen(tmp_path, grid):
 
 def test_curves_show_every_known_value():
     curves = draw(pictured(GRID)).subfigs[1].axes
-    similarity, update = curves[0].lines[0], curves[1].lines[0]
-    assert similarity.get_ydata() == pytest.approx([n / 6 for n in range(6)])
-    assert update.get_xdata() == pytest.approx([2, 3, 4, 5, 6])  # the first is unknown
-    assert [line.get_xdata()[0] for line in curves[0].lines[1:]] == [3.5]  # where the stage changes
+    affine, deform, change = curves[0].lines
+    assert affine.get_ydata() == pytest.approx([0, 1 / 6, 2 / 6])
+    assert deform.get_ydata() == pytest.approx([3 / 6, 4 / 6, 5 / 6])
+    assert change.get_xdata() == [3.5, 3.5]
+    assert curves[1].lines[0].get_xdata() == pytest.approx([2, 3])  # the first update is unknown
 
 
 def test_a_constant_or_unseen_moving_image_does_not_stop_the_page():

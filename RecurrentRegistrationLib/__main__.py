@@ -1,0 +1,21 @@
+"""`python -m RecurrentRegistrationLib`: the commands."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line of this process and exit with its status."""
+    try:
+        from RecurrentRegistrationLib.cli import run
+    except ModuleNotFoundError as error:
+        if error.name not in ("typer", "rich"):
+            raise
+        print("error: The commands need more packages: pip install 'RecurrentRegistrationLib[cli]'.", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()

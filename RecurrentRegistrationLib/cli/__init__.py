@@ -1,0 +1,72 @@
+"""The commands, one file each.
+
+A command imports the library inside its function, so that `--help` and a mistyped option answer at once. Results go to
+standard output, progress and messages to standard error. Exit status: 0 done, 2 bad input or configuration (one line
+`error: …`, nothing written), 3 not enough memory, 130 cancelled.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+from RecurrentRegistrationLib import __version__
+from RecurrentRegistrationLib.cli.apply import apply
+from RecurrentRegistrationLib.cli.evaluate import evaluate
+from RecurrentRegistrationLib.cli.methods import methods
+from RecurrentRegistrationLib.cli.points import points
+from RecurrentRegistrationLib.cli.register import register
+from RecurrentRegistrationLib.cli.worker import worker
+from RecurrentRegistrationLib.errors import InputError, OutOfMemoryError, is_out_of_memory
+
+__all__ = ["app", "run"]
+
+UsageError: Any = typer.BadParameter.__base__  # of Typer's own click, or of the package click in older versions
+
+app = typer.Typer(
+    name="recurrent-registration",
+    help="Deformable registration of medical images, step by step.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (register, apply, points, evaluate, methods, worker):
+    app.command()(command)
+
+
+@app.callback(invoke_without_command=True)
+def _main(
+    context: typer.Context, version: bool = typer.Option(False, "--version", help="Print the version and stop.")
+) -> None:
+    if version:
+        print(__version__)
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line (default: the process's own) and return its exit status."""
+    command = typer.main.get_command(app)
+    try:
+        return int(command.main(arguments, prog_name="recurrent-registration", standalone_mode=False) or 0)
+    except UsageError as error:
+        return _fail(2, error.format_message())
+    except InputError as error:
+        return _fail(2, str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        print("cancelled", file=sys.stderr)
+        return 130
+    except (OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return _fail(
+            3, str(error) if isinstance(error, OutOfMemoryError) else "There is not enough memory for this job."
+        )
+
+
+def _fail(status: int, message: str) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return status

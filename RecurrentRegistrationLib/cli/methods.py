@@ -1,0 +1,30 @@
+"""`methods`: what there is to choose from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Annotated
+
+import typer
+
+
+def methods(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the cards as one JSON array.")] = False,
+) -> None:
+    """List the methods and their cards."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from RecurrentRegistrationLib import methods
+
+    cards = [methods.card(name) for name in methods.names()]
+    if as_json:
+        print(json.dumps([dataclasses.asdict(card) for card in cards], indent=2))
+        return
+    table = Table("Method", "For", "Steps", "Weights", "What it does", box=None, pad_edge=False)
+    for card in cards:
+        dimensions = ", ".join(f"{d}D" for d in card.dimensions)
+        weights = "needs training" if card.trained else "none needed"
+        table.add_row(card.name, dimensions, str(card.default_steps), weights, card.summary)
+    Console().print(table)

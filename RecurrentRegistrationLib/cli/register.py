@@ -1,0 +1,130 @@
+"""`register`: find the transform from a fixed to a moving image."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from RecurrentRegistrationLib.cli.progress import Display
+from RecurrentRegistrationLib.errors import InputError
+
+if TYPE_CHECKING:
+    from RecurrentRegistrationLib.history import History
+    from RecurrentRegistrationLib.registration import Run
+
+
+def register(
+    fixed: Annotated[str, typer.Argument(help="Image that stays: a file, FILE#FRAME of a series, or a DICOM folder.")],
+    moving: Annotated[str, typer.Argument(help="Image that is brought onto it.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the results.")],
+    method: Annotated[str, typer.Option(help="A method's name (see 'methods'), or auto.")] = "auto",
+    preset: Annotated[str, typer.Option(help="What the images show: ct, mr, …, or auto.")] = "auto",
+    fixed_mask: Annotated[str | None, typer.Option(help="Where the fixed image counts: non-zero.")] = None,
+    moving_mask: Annotated[str | None, typer.Option(help="Where the moving image counts: non-zero.")] = None,
+    initial: Annotated[str, typer.Option(help="Start: none, geometry, moments, auto, or a transform file.")] = "auto",
+    steps: Annotated[int | None, typer.Option(min=0, help="Steps of the method (default: the method's own).")] = None,
+    refine: Annotated[int | None, typer.Option(min=0, help="Steps of refinement of its result.")] = None,
+    spacing: Annotated[float | None, typer.Option(help="Working resolution in millimetres (default: it fits).")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    seed: Annotated[int, typer.Option(help="The same seed gives the same result.")] = 0,
+    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads (default: all).")] = None,
+    interpolation: Annotated[str, typer.Option(help="Of warped.nrrd: linear, nearest, label or bspline.")] = "linear",
+    background: Annotated[
+        float | None, typer.Option(help="Value of warped.nrrd outside the moving image (default: its own lowest).")
+    ] = None,
+    save_steps: Annotated[bool, typer.Option("--save-steps", help="Also write steps.seq.nrrd for 3D Slicer.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
+) -> None:
+    """Register MOVING onto FIXED and write transform.h5, displacement.nrrd, warped.nrrd, jacobian.nrrd and a report.
+
+    Results of an earlier run in DIR are replaced, once the new ones are complete. After Ctrl-C the last finished step
+    is written.
+    """
+    from RecurrentRegistrationLib import registration
+    from RecurrentRegistrationLib.history import History
+    from RecurrentRegistrationLib.inputs import Input, notice
+    from RecurrentRegistrationLib.results import STEPS, result_folder, write_results, write_steps
+    from RecurrentRegistrationLib.volume import INTERPOLATORS
+
+    if interpolation not in INTERPOLATORS:
+        raise InputError(f"Interpolation '{interpolation}' is not one of {', '.join(INTERPOLATORS)}.")
+    if threads is not None:
+        _use_threads(threads)
+    options = registration.Options(
+        method=method,
+        preset=preset,
+        initial=initial,
+        steps=steps,
+        refine=refine,
+        spacing=spacing,
+        device=device,
+        seed=seed,
+    )
+    named = {"fixed": fixed, "moving": moving, "fixed_mask": fixed_mask, "moving_mask": moving_mask}
+    with Display(quiet=quiet) as display:
+        display.phase("read")
+        inputs = {name: Input.read(path) for name, path in named.items() if path is not None}
+        volumes = {name: source.volume for name, source in inputs.items()}
+        run = registration.start(**volumes, options=options)
+        if warning := notice(inputs):
+            display.note(warning)
+        history = History(keep=STEPS)
+        with result_folder(output) as folder:
+            cancelled = not _finished(run, history, display)
+            display.phase("write")
+            report = write_results(run.result(), inputs, folder, interpolation=interpolation, background=background)
+            if save_steps:
+                write_steps(run, inputs["fixed"].volume.grid, history.kept, folder / "steps.seq.nrrd")
+    if as_json:
+        print(json.dumps({"folder": str(output.absolute()), **report}))
+    elif not quiet:
+        print(_summary(report, output))
+    if cancelled:
+        raise KeyboardInterrupt
+
+
+def _finished(run: Run, history: History, display: Display) -> bool:
+    """Make all steps; False where Ctrl-C came after at least one of them."""
+    told = 0
+    history.expect(run.planned_steps)
+    display.phase(run.phase)
+    try:
+        for step in run:
+            history.offer(step)
+            display.phase(run.phase)
+            display.step(step.index, run.planned_steps, step.similarity)
+            for note in run.notes[told:]:
+                display.note(note)
+            told = len(run.notes)
+    except KeyboardInterrupt:
+        if run.last is None:
+            raise
+        display.note("cancelled: the last finished step is written; press Ctrl-C again to write nothing")
+        return False
+    return True
+
+
+def _use_threads(count: int) -> None:
+    """For PyTorch, the kernels that follow it, and ITK."""
+    import SimpleITK as sitk
+    import torch
+
+    torch.set_num_threads(count)
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(count)
+
+
+def _summary(report: dict[str, Any], output: Path) -> str:
+    jacobian = report["jacobian"]
+    return "\n".join(
+        [
+            f"{len(report['steps'])} steps in {sum(report['seconds'].values()):.1f} s, "
+            f"displacement {report['displacement_mm']['mean']:.1f} mm on average",
+            f"folding {report['folded_voxels']} voxels ({report['folding']:.3f} %), "
+            f"Jacobian {jacobian['min']:.2f} to {jacobian['max']:.2f}",
+            f"results in {output}: look at report.png",
+        ]
+    )

@@ -1,0 +1,228 @@
+"""What a worker keeps between requests: one registration, its inputs and its steps. `worker` documents the fields."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from RecurrentRegistrationLib import memory, methods, registration
+from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.files import complete
+from RecurrentRegistrationLib.history import History
+from RecurrentRegistrationLib.inputs import Input, notice
+from RecurrentRegistrationLib.preparation import PRESETS
+from RecurrentRegistrationLib.registration import Options, Run
+from RecurrentRegistrationLib.results import result_folder, write_results, write_steps
+from RecurrentRegistrationLib.sequence import coarsened, vectors
+from RecurrentRegistrationLib.step import Step
+from RecurrentRegistrationLib.transform import Transform
+from RecurrentRegistrationLib.volume import Grid
+
+PROTOCOL = 1
+TYPES = ("float16", "float32")
+
+Answer = dict[str, Any]
+Fields = dict[str, Any]
+
+
+class Session:
+    """One registration at a time; every public method serves one request and returns the fields of its `done`.
+
+    Args:
+        tell: sends an event, named and with fields, while a request is served.
+    """
+
+    def __init__(self, tell: Callable[..., None]) -> None:
+        self._tell = tell
+        self._run: Run | None = None
+        self._inputs: dict[str, Input] = {}
+        self._history = History()
+        self._phase, self._told = "", 0
+
+    def hello(self) -> Answer:
+        """Versions and devices."""
+        return {
+            "protocol": PROTOCOL,
+            "process": os.getpid(),
+            "versions": registration.versions(),
+            "platform": platform.platform(),
+            "threads": torch.get_num_threads(),
+            "devices": list(_devices()),
+        }
+
+    def methods(self) -> Answer:
+        """Cards of the methods, and the presets."""
+        cards = [dataclasses.asdict(methods.card(name)) for name in methods.names()]
+        return {"methods": cards, "presets": {name: preset.summary for name, preset in PRESETS.items()}}
+
+    def memory(
+        self,
+        fixed: str,
+        moving: str,
+        fixed_mask: str | None = None,
+        moving_mask: str | None = None,
+        options: Fields | None = None,
+    ) -> Answer:
+        """What the registration of these files would take, without doing it."""
+        run = self._begun(_read(fixed, moving, fixed_mask, moving_mask), options)
+        return {"bytes": run.estimated_bytes(), "notes": run.notes, "steps": run.planned_steps}
+
+    def register(
+        self,
+        fixed: str,
+        moving: str,
+        fixed_mask: str | None = None,
+        moving_mask: str | None = None,
+        options: Fields | None = None,
+        display: Fields | None = None,
+    ) -> Answer:
+        """Register, from the beginning."""
+        self.forget()
+        self._enter("read")
+        inputs = _read(fixed, moving, fixed_mask, moving_mask)
+        if warning := notice(inputs):
+            self._tell("note", text=warning)
+        self._run = self._begun(inputs, options)
+        self._inputs = inputs
+        return self._advance(iter(self._run), self._run.planned_steps, display)
+
+    def go_on(self, count: int, display: Fields | None = None) -> Answer:
+        """More steps of the method."""
+        run = self._current
+        return self._advance(run.extend(count), count, display)
+
+    def refine(self, count: int, display: Fields | None = None) -> Answer:
+        """Instance optimisation of the last step."""
+        run = self._current
+        return self._advance(run.refine(count), count, display)
+
+    def accept(self, step: int) -> Answer:
+        """Make a step the last one."""
+        run = self._current
+        if run.last is None or run.last.index != step:
+            run.go_back(self._history.step(step))
+        self._history.forget_after(step)
+        return {"steps": step}
+
+    def result(
+        self,
+        folder: str,
+        step: int | None = None,
+        save_steps: bool = False,
+        interpolation: str = "linear",
+        background: float | None = None,
+    ) -> Answer:
+        """Write what a step has found."""
+        run = self._current
+        last = run.last is not None and step in (None, run.last.index)
+        found = run.result() if last or step is None else run.result(self._history.step(step))
+        self._enter("write")
+        with result_folder(folder) as temporary:
+            report = write_results(found, self._inputs, temporary, interpolation=interpolation, background=background)
+            if save_steps:
+                write_steps(run, found.grid, self._history.kept, temporary / "steps.seq.nrrd")
+            names = sorted(file.name for file in temporary.iterdir())
+        return {"files": [str(Path(folder).absolute() / name) for name in names], "report": report}
+
+    def forget(self) -> Answer:
+        """Free the memory of the registration."""
+        self._run, self._inputs, self._history = None, {}, History()
+        self._phase, self._told = "", 0
+        return {}
+
+    @property
+    def _current(self) -> Run:
+        if self._run is None:
+            raise InputError("There is no registration to work on: register first.")
+        return self._run
+
+    def _begun(self, inputs: dict[str, Input], options: Fields | None) -> Run:
+        known = {field.name for field in dataclasses.fields(Options)}
+        if unknown := set(options or {}) - known:
+            raise InputError(f"There is no option '{unknown.pop()}'; there are {', '.join(sorted(known))}.")
+        volumes = {name: source.volume for name, source in inputs.items()}
+        self._enter("prepare")
+        return registration.start(**volumes, options=Options(**(options or {})))
+
+    def _advance(self, steps: Iterator[Step], count: int, display: Fields | None) -> Answer:
+        """Make steps and tell each."""
+        run = self._current
+        shown = None if display is None else _Shown.of(display, self._inputs["fixed"].volume.grid)
+        self._history.expect(count)
+        for step in steps:
+            for note in run.notes[self._told :]:
+                self._tell("note", text=note)
+            self._told = len(run.notes)
+            self._enter(run.phase)
+            kept = self._history.offer(step)
+            file = shown.write(step.index, run.transform_at(step)) if shown is not None and kept else None
+            planned = max(run.planned_steps, step.index)
+            self._tell("step", planned=planned, kept=kept, display=file, **run.steps[-1])
+        return {"steps": len(run.steps)}
+
+    def _enter(self, phase: str) -> None:
+        if phase != self._phase:
+            self._tell("phase", name=phase)
+        self._phase = phase
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shown:
+    """Where and how displacements are written for display."""
+
+    folder: Path
+    grid: Grid
+    type: str
+
+    @classmethod
+    def of(cls, display: Fields, fixed: Grid) -> _Shown:
+        try:
+            folder, longest = Path(display["folder"]), int(display.get("longest", 128))
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError("The display needs a folder, and a whole number for its longest side.") from error
+        kind = display.get("type", TYPES[0])
+        if kind not in TYPES or longest < 2:
+            raise InputError(f"The display's type is one of {', '.join(TYPES)}, its longest side 2 voxels or more.")
+        return cls(folder, coarsened(fixed, longest), kind)
+
+    def write(self, index: int, transform: Transform) -> Answer:
+        """Write the displacement after a step; a new name each time, because the receiver may still read the last."""
+        path = self.folder.absolute() / f"step-{index:04d}-{uuid.uuid4().hex[:8]}.npy"
+        with complete(path) as temporary, temporary.open("wb") as file:
+            np.save(file, vectors(transform.displacement_on(self.grid)).astype(self.type))
+        lattice = {name: list(getattr(self.grid, name)) for name in ("size", "spacing", "origin", "direction")}
+        return {"path": str(path), **lattice}
+
+
+def _read(fixed: str, moving: str, fixed_mask: str | None, moving_mask: str | None) -> dict[str, Input]:
+    named = {"fixed": fixed, "moving": moving, "fixed_mask": fixed_mask, "moving_mask": moving_mask}
+    return {name: Input.read(path) for name, path in named.items() if path is not None}
+
+
+def _devices() -> Iterator[dict[str, Any]]:
+    cpu = memory.available(torch.device("cpu"))
+    yield {"name": "cpu", "title": platform.processor() or platform.machine(), "free": cpu, "total": None}
+    for n in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(n)
+        yield {"name": f"cuda:{n}", "title": torch.cuda.get_device_name(n), "free": free, "total": total}
+
+
+COMMANDS: dict[str, Callable[..., Answer]] = {
+    "hello": Session.hello,
+    "methods": Session.methods,
+    "memory": Session.memory,
+    "register": Session.register,
+    "continue": Session.go_on,
+    "refine": Session.refine,
+    "accept": Session.accept,
+    "result": Session.result,
+    "forget": Session.forget,
+}

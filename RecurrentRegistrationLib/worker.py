@@ -1,0 +1,219 @@
+"""The process behind the 3D Slicer module: one JSON object a line on standard input and output.
+
+Start it with `recurrent-registration worker` or `python -m RecurrentRegistrationLib.worker`. It keeps the last
+registration in memory, so that it can be continued, refined and written again, and ends when standard input closes.
+Only JSON goes to standard output; what libraries print, and tracebacks, go to standard error.
+
+**Requests** `{"id": anything, "command": name, fields …}` are served one after the other. Each ends with exactly one of
+the events `done`, `cancelled` and `error`, which carries the request's `id`. Optional fields stand in brackets.
+
+- `hello` → `protocol`, `versions`, `platform`, `process` (its number), `threads`, `devices`: each with a `name` as the
+  option `device` takes it, a `title`, `free` and `total` memory in bytes.
+- `methods` → `methods`: their cards; `presets`: name and meaning.
+- `memory` with `fixed`, `moving`, [`fixed_mask`, `moving_mask`, `options`] → `bytes` the registration takes at most,
+  `notes` about what was chosen, `steps` planned. It checks the inputs as `register` does.
+- `register` with `fixed`, `moving`: files, [`fixed_mask`, `moving_mask`, `options`: fields of `registration.Options`,
+  `display`] → `steps` made.
+- `continue` with `count`, [`display`] → `steps`; the method goes on from the last step.
+- `refine` with `count`, [`display`] → `steps`; optimises what the last step left.
+- `accept` with `step` → `steps`; a kept step becomes the last one, later steps are forgotten.
+- `result` with `folder`, [`step`, `save_steps`, `interpolation`, `background`] → `files`, `report`: what the command
+  `register` writes, as of a kept step (default: the last one). Valid after every step, also after `cancel`.
+- `forget` → nothing; frees the memory of the registration.
+- `cancel` → at once, past the queue; see below.
+- `shutdown` → the process ends.
+
+`display` is `{"folder": …, "longest": 128, "type": "float16"}` (or "float32") and asks for the displacement of the kept
+steps in NumPy files.
+
+**Events** before the end of a request, with its `id`:
+
+- `phase` with `name`: "read", "prepare", "align", "deform", "refine", "write".
+- `note` with `text`: a sentence for the user. `log` with `text`: one for the log.
+- `step` with `index`, `stage`, `planned`, `similarity` (comparable within a stage), `mean_update_mm`, `folding` (%),
+  `seconds`, `kept`, `display`. A step that is kept can be accepted and written later: about 40 of a run, the last of
+  each stage among them. `display` is null or has a `path` and its lattice's `size`, `spacing`, `origin`, `direction`
+  (LPS, millimetres, index order i, j, k): the `.npy` file holds `[k, j, i, 3]`, the whole displacement from fixed to
+  moving points there, LPS millimetres. It is complete when the event comes, and belongs to the receiver.
+- `error` with `kind` ("input", "memory" or "internal") and `text`, one sentence. The process lives on.
+
+Numbers that are unknown are null.
+
+**Cancel** drops the requests that wait and interrupts the one that is served, wherever Python code runs; finished steps
+stay. Where a single call of a library takes longer, `cancelled` comes within a second all the same, with `busy` true,
+and the event `idle` follows when the call has returned and the process serves again; whoever does not want to wait may
+end the process. When standard input closes in the middle of such a call, the process ends itself after two seconds.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import inspect
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+import warnings
+from types import FrameType
+from typing import IO, Any
+
+from RecurrentRegistrationLib.errors import InputError, is_out_of_memory
+from RecurrentRegistrationLib.evaluation import without_nan
+from RecurrentRegistrationLib.session import COMMANDS, Session
+
+Request = dict[str, Any]
+
+PATIENCE = 0.7  # seconds after which a cancel is confirmed although a library's call has not returned
+FAREWELL = 2.0  # seconds a closed process may take to unwind
+
+
+def serve() -> None:
+    """Serve standard input until it closes."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", newline="\n")
+    os.dup2(2, 1)  # whatever a library prints goes to standard error
+    sys.stdout = sys.stderr
+    Worker(os.fdopen(os.dup(0), encoding="utf-8"), answers).run()
+
+
+class Worker:
+    """A thread reads requests; the main thread serves them, and may be interrupted while it does.
+
+    Args:
+        requests: lines of JSON.
+        answers: where lines of JSON go; flushed after each.
+    """
+
+    def __init__(self, requests: IO[str], answers: IO[str]) -> None:
+        self._requests, self._answers = requests, answers
+        self._queue: queue.Queue[Request | None] = queue.Queue()
+        self._session = Session(self._tell)
+        self._lock = threading.RLock()  # of the answers, and of who ends the request that is served
+        self._serving: Request | None = None
+        self._ended = True
+        self._cancelled = threading.Event()
+        self._interruptible = False  # set by the main thread alone
+
+    def run(self) -> None:
+        """Serve until `shutdown` or the end of the requests; must be called in the main thread."""
+        signal.signal(signal.SIGINT, self._on_interrupt)
+        warnings.showwarning = lambda message, *_, **__: self._tell("log", text=" ".join(str(message).split()))
+        threading.Thread(target=self._read, daemon=True).start()
+        while (request := self._queue.get()) is not None:
+            self._serve(request)
+
+    # The reading thread ----------------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        for line in self._requests:
+            try:
+                request = json.loads(line)
+                command = request["command"]
+            except (ValueError, TypeError, KeyError):
+                self._send(None, "error", kind="input", text="A request is one line of JSON with a command.")
+                continue
+            if command == "cancel":
+                self._cancel()
+                self._send(request.get("id"), "done")
+            elif command == "shutdown":
+                break
+            else:
+                self._queue.put(request)
+        self._cancel()
+        self._queue.put(None)
+        last_resort = threading.Timer(FAREWELL, os._exit, [0])
+        last_resort.daemon = True
+        last_resort.start()
+
+    def _cancel(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while (waiting := self._queue.get_nowait()) is not None:
+                self._send(waiting.get("id"), "cancelled", busy=False)
+        with self._lock:
+            served = self._serving
+            if served is None:
+                return
+            self._cancelled.set()
+        _thread.interrupt_main()
+        patience = threading.Timer(PATIENCE, self._end_without_waiting, [served])
+        patience.daemon = True
+        patience.start()
+
+    def _end_without_waiting(self, request: Request) -> None:
+        with self._lock:
+            if self._serving is request and not self._ended:
+                self._ended = True
+                self._send(request.get("id"), "cancelled", busy=True)
+
+    # The main thread -------------------------------------------------------------------------------------------------
+
+    def _serve(self, request: Request) -> None:
+        with self._lock:
+            self._serving, self._ended = request, False
+            self._cancelled.clear()
+        try:
+            self._interruptible = True
+            try:
+                fields = self._call(request)
+            finally:
+                self._interruptible = False
+            self._end("done", **fields)
+        except KeyboardInterrupt:
+            self._end("cancelled", busy=False)
+        except InputError as error:
+            self._end("error", kind="input", text=str(error))
+        except Exception as error:
+            traceback.print_exc()
+            if is_out_of_memory(error):
+                self._end("error", kind="memory", text="There is not enough memory for this registration.")
+            else:
+                text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                self._end("error", kind="internal", text=text)
+
+    def _call(self, request: Request) -> dict[str, Any]:
+        fields = {name: value for name, value in request.items() if name not in ("id", "command")}
+        function = COMMANDS.get(request["command"])
+        if function is None:
+            raise InputError(f"There is no command '{request['command']}'; there are {', '.join(COMMANDS)}.")
+        try:
+            inspect.signature(function).bind(self._session, **fields)
+        except TypeError as error:
+            raise InputError(f"The request '{request['command']}' is not understood: {error}.") from error
+        return function(self._session, **fields)
+
+    def _tell(self, event: str, **fields: Any) -> None:
+        """Send an event of the request that is served, unless its end has been told."""
+        interruptible, self._interruptible = self._interruptible, False
+        with self._lock:
+            if self._serving is not None and not self._ended:
+                self._send(self._serving.get("id"), event, **fields)
+        self._interruptible = interruptible
+        if interruptible and self._cancelled.is_set():
+            raise KeyboardInterrupt
+
+    def _end(self, event: str, **fields: Any) -> None:
+        """Tell the end of the request that is served, or `idle` where its end has been told."""
+        with self._lock:
+            assert self._serving is not None
+            if self._ended:
+                self._send(self._serving.get("id"), "idle")
+            else:
+                self._send(self._serving.get("id"), event, **fields)
+            self._serving, self._ended = None, True
+
+    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
+        """Of `cancel`; Ctrl-C at the terminal is for whoever started the process, and closes standard input."""
+        if self._interruptible and self._cancelled.is_set():
+            raise KeyboardInterrupt
+
+    def _send(self, request: Any, event: str, **fields: Any) -> None:
+        with self._lock, contextlib.suppress(OSError):  # nobody listens any more: standard input is about to close
+            self._answers.write(json.dumps(without_nan({"id": request, "event": event, **fields})) + "\n")
+            self._answers.flush()
+
+
+if __name__ == "__main__":
+    serve()
