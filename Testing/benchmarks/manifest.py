@@ -15,13 +15,14 @@ pairs:
     reference: [{file: a.txt, inverse: true}, {file: b.txt}]   # ITK transforms, the first acts first on fixed points
     reference_field: …  # or a displacement image, LPS mm
     region: {file: brain.nii.gz, through: […]}   # where errors and deformation are averaged; through maps fixed points
+    settings: {greedy: {pad: 4}}   # options of a peer that its user would choose for such images
 neighbours: {images: hippocampus/images, labels: hippocampus/labels, count: 20}   # instead of pairs: i ← i + 1
 ```
 
 A key beside `pairs` holds for all of them.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ class Pair:
     reference: tuple[Link, ...] = ()
     reference_field: Path | None = None
     region: Region | None = None
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def _neighbours(data: Path, images: str, labels: str, count: int) -> list[dict[s
 
 
 def _pair(entry: dict[str, Any], data: Path) -> Pair:
-    unknown = set(entry) - {field.name for field in fields(Pair)}
+    unknown = set(entry) - {known.name for known in fields(Pair)}
     if unknown:
         raise ValueError(f"unknown entries in the manifest: {', '.join(sorted(unknown))}")
 
@@ -119,6 +121,6 @@ def _pair(entry: dict[str, Any], data: Path) -> Pair:
             values[key] = Region(located(value["file"]), chain(value.get("through", [])))
         elif key == "structures":
             values[key] = {k: tuple(v) if isinstance(v, list) else (v, v) for k, v in value.items()}
-        elif key not in ("name", "modality", "initial"):
+        elif key not in ("name", "modality", "initial", "settings"):
             values[key] = located(value)
     return Pair(**values)

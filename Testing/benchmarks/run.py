@@ -68,7 +68,7 @@ class Method:
     def options(self) -> list[tuple[str, str]]:
         return [tuple(option.split("=", 1)) for option in self.label.split(":")[1:]]
 
-    def command(self, pair: Pair, output: Path, peers_python: Path) -> list[str]:
+    def command(self, pair: Pair, output: Path, threads: int, peers_python: Path) -> list[str]:
         """The command line that registers a pair into a folder."""
         files = [str(pair.fixed), str(pair.moving), "-o", str(output)]
         if pair.fixed_mask is not None:
@@ -77,12 +77,22 @@ class Method:
             files += ["--moving-mask", str(pair.moving_mask)]
         if self.name == "ours":
             options = [text for key, value in self.options for text in (f"--{key}", value)]
-            return [sys.executable, "-m", "RecurrentRegistrationLib", "register", *files, *options]
+            return [
+                sys.executable,
+                "-m",
+                "RecurrentRegistrationLib",
+                "register",
+                *files,
+                "--threads",
+                str(threads),
+                *options,
+            ]
         adapter = PEERS / f"{self.name}.py"
         if not adapter.exists():
             known = sorted(path.stem for path in PEERS.glob("*.py") if path.stem not in ("common", "linear"))
             raise typer.BadParameter(f"unknown method {self.name!r}; known: ours, {', '.join(known)}")
-        options = [text for key, value in self.options for text in ("--option", f"{key}={value}")]
+        chosen = pair.settings.get(self.name, {}) | dict(self.options)
+        options = [text for key, value in chosen.items() for text in ("--option", f"{key}={value}")]
         hints = ["--modality", pair.modality, "--initial", pair.initial]
         return [str(peers_python), str(adapter), *files, *hints, *options]
 
@@ -96,7 +106,7 @@ def register(pair: Pair, method: Method, folder: Path, threads: int, peers_pytho
     command = [sys.executable, str(HERE / "measure.py"), str(folder / "cost.json")]
     with open(folder / "log.txt", "w") as log:
         status = subprocess.run(
-            command + method.command(pair, folder, peers_python), env=environment, stdout=log, stderr=log
+            command + method.command(pair, folder, threads, peers_python), env=environment, stdout=log, stderr=log
         ).returncode
     cost = json.loads((folder / "cost.json").read_text())
     if status == NOT_FOR_THIS_PAIR:

@@ -1,7 +1,8 @@
 """ConvexAdam with MIND features (PyPI convexadam), after an affine; its defaults, three dimensions only.
 
 It works in voxels and in blocks of 6, so it is given the foreground of the fixed image on an isotropic grid whose
-sides are multiples of 12. Options: `spacing` (mm, default the finest of the fixed image but at least 1).
+sides are multiples of 12. Options: `spacing` (mm, default the finest of the fixed image but at least 1),
+`grid` (6 voxels between the points of the coarse search; 3, 4 or 6).
 """
 
 from pathlib import Path
@@ -62,7 +63,9 @@ def register(task: Task) -> sitk.Image:
             values = array_xyz(sitk.Resample(mask, grid, transform, sitk.sitkNearestNeighbor, 0))
             nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), path)
             masks[f"path_{name}_mask"] = path
-    voxels = convex_adam_pt(*images, dtype=torch.float32, device=torch.device("cpu"), **masks)
+    voxels = convex_adam_pt(
+        *images, grid_sp=int(task.options.get("grid", "6")), dtype=torch.float32, device=torch.device("cpu"), **masks
+    )
     displacement = in_physical_axes(voxels.transpose(2, 1, 0, 3), grid)
     return compose(linear, onto(displacement, fixed), fixed)
 

@@ -9,23 +9,22 @@ def shrink_factors(image: sitk.Image) -> list[int]:
     return [factor for factor in (4, 2, 1) if factor == 1 or min(image.GetSize()) // factor >= 12]
 
 
-def mattes(task: Task, fixed: sitk.Image, *, sampling: float) -> sitk.ImageRegistrationMethod:
+def mattes(task: Task, fixed: sitk.Image, *, samples: int) -> sitk.ImageRegistrationMethod:
     """A registration method with the metric, masks and pyramid that the linear and B-spline stages share."""
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(numberOfHistogramBins=32)
     method.SetMetricSamplingStrategy(method.RANDOM)
-    # At least 20 000 samples keep the metric steady on small images.
-    voxels = fixed.GetNumberOfPixels()
-    method.SetMetricSamplingPercentage(min(1.0, max(sampling, 20_000 / voxels)), seed=1)
+    factors = shrink_factors(fixed)
+    voxels = [fixed.GetNumberOfPixels() / factor ** fixed.GetDimension() for factor in factors]
+    method.SetMetricSamplingPercentagePerLevel([min(1.0, samples / count) for count in voxels], seed=1)
+    method.SetShrinkFactorsPerLevel(factors)
+    method.SetSmoothingSigmasPerLevel([factor / 2 if factor > 1 else 0 for factor in factors])
+    method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOff()
     if task.fixed_mask is not None:
         method.SetMetricFixedMask(task.fixed_mask)
     if task.moving_mask is not None:
         method.SetMetricMovingMask(task.moving_mask)
     method.SetInterpolator(sitk.sitkLinear)
-    factors = shrink_factors(fixed)
-    method.SetShrinkFactorsPerLevel(factors)
-    method.SetSmoothingSigmasPerLevel([factor / 2 if factor > 1 else 0 for factor in factors])
-    method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOff()
     return method
 
 
@@ -53,7 +52,7 @@ def affine(task: Task, fixed: sitk.Image, moving: sitk.Image) -> sitk.Transform:
             transform.SetMatrix(rigid.GetMatrix())
             transform.SetTranslation(rigid.GetTranslation())
             transform.SetCenter(rigid.GetCenter())
-        method = mattes(task, fixed, sampling=0.05)
+        method = mattes(task, fixed, samples=50_000)
         method.SetOptimizerAsRegularStepGradientDescent(
             learningRate=rate, minStep=1e-3, numberOfIterations=200, gradientMagnitudeTolerance=1e-6
         )

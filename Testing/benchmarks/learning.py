@@ -1,0 +1,187 @@
+"""Does each method learn? Train it briefly on synthetic pairs and measure the error of the known displacement.
+
+    python Testing/benchmarks/learning.py [METHOD …] [--scale 1.0]
+
+The moving image is a random smooth texture that fades to zero at the border; the fixed image is the moving one pulled
+through a random smooth displacement, so the displacement that a method should find is known at every voxel. Pairs are
+drawn anew for each iteration and the error is measured on pairs that were never trained on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from RecurrentRegistrationLib import methods, spatial
+from RecurrentRegistrationLib.losses.regularity import diffusion
+from RecurrentRegistrationLib.losses.similarity import MeanSquaredError
+from RecurrentRegistrationLib.methods import Method
+from RecurrentRegistrationLib.step import Step
+
+SHAPES = {2: (48, 40), 3: (24, 28, 20)}
+MARGIN = 4  # voxels at each border that the error leaves out: nothing there tells where to go
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a method is trained.
+
+    Attributes:
+        options: of `methods.create`; widths may be small, the architecture is the real one.
+        supervised: by the known displacement (as in the first stage of RAN's training) instead of by the images.
+        iterations: of Adam.
+        rate: Adam's first learning rate; it falls to zero along a cosine.
+        batch: pairs in an iteration.
+        smoothness: weight of the diffusion loss.
+        last_only: the loss counts the last step only; otherwise all, the last ten times as much as the first.
+    """
+
+    options: Mapping[str, object] = field(default_factory=dict)
+    supervised: bool = False
+    iterations: int = 400
+    rate: float = 3e-3
+    batch: int = 4
+    smoothness: float = 0.03
+    last_only: bool = False
+
+
+RECIPES: dict[str, Recipe] = {
+    "lapirn": Recipe(options={"channels": 16}),
+    "rcn": Recipe(options={"width": 8}),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Mean errors of the known displacement in voxels: of no displacement, untrained and trained; and the cost."""
+
+    zero: float
+    before: float
+    after: float
+    seconds: float
+    parameters: int
+
+    @property
+    def factor(self) -> float:
+        """How many times smaller than that of no displacement the trained method's error is."""
+        return self.zero / self.after
+
+
+def pairs(dimension: int, count: int, generator: torch.Generator, *, length: float = 2.0) -> tuple[Tensor, ...]:
+    """Fixed and moving images `[count, 1, *S]` in [0, 1] and the displacement `[count, d, *S]`, voxels.
+
+    `length` is the displacement's mean length in each pair.
+    """
+    shape = SHAPES[dimension]
+    spread = tuple(range(1, dimension + 2))
+    texture = spatial.gaussian_smooth(torch.randn(count, 1, *shape, generator=generator), 1.5)
+    texture = texture - texture.amin(dim=spread, keepdim=True)
+    moving = texture / texture.amax(dim=spread, keepdim=True) * _window(shape)
+    bumps = spatial.gaussian_smooth(torch.randn(count, dimension, *shape, generator=generator), 6.0)
+    mean = bumps.norm(dim=1).flatten(1).mean(dim=1).view(-1, *[1] * (dimension + 1))
+    truth = bumps * length / mean
+    return spatial.warp(moving, truth), moving, truth
+
+
+def _window(shape: tuple[int, ...]) -> Tensor:
+    """1 inside, falling to 0 over the margin."""
+    window = torch.ones(())
+    for n in shape:
+        position = torch.arange(n)
+        edge = torch.minimum(position, n - 1 - position) / MARGIN
+        window = window.unsqueeze(-1) * edge.clamp(max=1)
+    return window
+
+
+def seen(method: Method, image: Tensor) -> Tensor:
+    """An image in [0, 1] with the intensities that the method's card wants."""
+    return (4 * image - 2).clamp(-2, 2) if method.card.intensities == "zscore" else image
+
+
+def error(displacement: Tensor, truth: Tensor) -> float:
+    """Mean distance in voxels, away from the border."""
+    inside = (..., *[slice(MARGIN, -MARGIN)] * spatial.dimension_of(truth))
+    return (displacement - truth).norm(dim=1)[inside].mean().item()
+
+
+def loss(steps: list[Step], fixed: Tensor, moving: Tensor, truth: Tensor, recipe: Recipe) -> Tensor:
+    """The training loss of one run."""
+    weights = [10 ** (n / max(len(steps) - 1, 1)) for n in range(len(steps))]
+    if recipe.last_only:
+        weights = [0.0] * (len(steps) - 1) + [1.0]
+    total = torch.zeros(())
+    for weight, step in zip(weights, steps, strict=True):
+        if weight:
+            total = total + weight * _loss_of(step.displacement, fixed, moving, truth, recipe)
+    return total / sum(weights)
+
+
+def _loss_of(displacement: Tensor, fixed: Tensor, moving: Tensor, truth: Tensor, recipe: Recipe) -> Tensor:
+    if recipe.supervised:
+        return (displacement - truth).square().mean()
+    similarity = MeanSquaredError()(fixed, spatial.warp(moving, displacement))
+    return 10 * similarity + recipe.smoothness * diffusion(displacement)
+
+
+def train(method: Method, recipe: Recipe, dimension: int, generator: torch.Generator) -> None:
+    """Train a method in place."""
+    optimiser = torch.optim.Adam(method.parameters(), lr=recipe.rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, recipe.iterations)
+    method.train()
+    for _ in range(recipe.iterations):
+        fixed, moving, truth = pairs(dimension, recipe.batch, generator)
+        steps = list(method.steps(seen(method, fixed), seen(method, moving)))
+        optimiser.zero_grad(set_to_none=True)
+        loss(steps, fixed, moving, truth, recipe).backward()
+        torch.nn.utils.clip_grad_norm_(method.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+    method.eval()
+
+
+def outcome(name: str, dimension: int, recipe: Recipe, *, tests: int = 16) -> Outcome:
+    """Train a method anew and measure it on pairs that it has not seen."""
+    torch.manual_seed(0)
+    method = methods.create(name, dimension, **recipe.options).eval()
+    fixed, moving, truth = pairs(dimension, tests, torch.Generator().manual_seed(1))
+
+    def measured() -> float:
+        with torch.no_grad():
+            return error(method(seen(method, fixed), seen(method, moving)), truth)
+
+    before, start = measured(), time.perf_counter()
+    train(method, recipe, dimension, torch.Generator().manual_seed(2))
+    seconds = time.perf_counter() - start
+    parameters = sum(parameter.numel() for parameter in method.parameters())
+    return Outcome(error(torch.zeros_like(truth), truth), before, measured(), seconds, parameters)
+
+
+def main() -> None:
+    trained = [name for name in methods.names() if methods.card(name).trained]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="METHOD", help="all that need training, if none is given")
+    parser.add_argument("--dimension", type=int, choices=(2, 3), default=2)
+    parser.add_argument("--scale", type=float, default=1.0, help="times the iterations of the recipes")
+    arguments = parser.parse_args()
+    print("| method | parameters | zero | untrained | trained | factor | seconds |")
+    print("|---|---|---|---|---|---|---|")
+    for name in arguments.names or trained:
+        print(row(name, arguments.dimension, arguments.scale), flush=True)
+
+
+def row(name: str, dimension: int, scale: float) -> str:
+    """A line of the table."""
+    recipe = RECIPES.get(name, Recipe())
+    recipe = replace(recipe, iterations=round(scale * recipe.iterations))
+    found = outcome(name, dimension, recipe)
+    errors = f"{found.zero:.2f} | {found.before:.2f} | {found.after:.2f} | {found.factor:.1f}"
+    return f"| {name} {dimension}D | {found.parameters} | {errors} | {found.seconds:.0f} |"
+
+
+if __name__ == "__main__":
+    main()
