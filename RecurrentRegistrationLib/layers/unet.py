@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from RecurrentRegistrationLib.layers.convolution import ConvolutionBlock
+from RecurrentRegistrationLib.layers.convolution import ConvolutionBlock, displacement_head
 
 
 class UNet(nn.Module):
@@ -56,3 +56,18 @@ class UNet(nn.Module):
             features = F.interpolate(features, size=skip.shape[2:], mode="nearest")
             features = block(torch.cat([features, skip], dim=1))
         return features
+
+
+def legacy_widths(width: int) -> dict[str, tuple]:
+    """Encoder and decoder of the first VoxelMorph: 16 for RAN's baseline "VM1", 32 for "VM2"."""
+    wide = 2 * width
+    return {
+        "encoder": (width, wide, wide, wide, wide),
+        "decoder": ((wide,), (wide,), (wide,), (wide,), (wide, width), (width,)),
+    }
+
+
+def displacement_unet(dimension: int, *, encoder: Sequence[int], decoder: Sequence[Sequence[int]]) -> nn.Sequential:
+    """A U-net from a pair of images `[B, 2, *S]` to a displacement `[B, d, *S]` in voxels that starts near zero."""
+    unet = UNet(dimension, 2, encoder=encoder, decoder=decoder)
+    return nn.Sequential(unet, displacement_head(dimension, unet.outputs))

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from RecurrentRegistrationLib import spatial
-from RecurrentRegistrationLib.layers.convolution import ConvolutionBlock, displacement_head
+from RecurrentRegistrationLib.layers.convolution import ConvolutionBlock, crop, displacement_head
+from RecurrentRegistrationLib.layers.local_correlation import local_correlation
 from RecurrentRegistrationLib.layers.residual_block import ResidualBlock
 from RecurrentRegistrationLib.methods.base import Card, Clock, Method
 from RecurrentRegistrationLib.step import Step
@@ -77,16 +78,20 @@ class DualPRNet(Method):
     Args:
         dimension: 2 or 3.
         residual_blocks: behind each encoder convolution.
+        correlation: show each level also how alike the fixed features are to those two voxels away.
         checkpoint: recompute each level in the backward pass.
     """
 
     card = CARD
 
-    def __init__(self, dimension: int = 3, *, residual_blocks: int = 0, checkpoint: bool = False) -> None:
+    def __init__(
+        self, dimension: int = 3, *, residual_blocks: int = 0, correlation: bool = False, checkpoint: bool = False
+    ) -> None:
         super().__init__()
-        self.checkpoint = checkpoint
+        self.checkpoint, self.correlation = checkpoint, correlation
         self.pyramid = Pyramid(dimension, residual_blocks)
-        self.heads = nn.ModuleList(displacement_head(dimension, 2 * width) for width in DECODER)
+        correlations = 3**dimension if correlation else 0
+        self.heads = nn.ModuleList(displacement_head(dimension, 2 * width + correlations) for width in DECODER)
 
     def steps(self, fixed, moving, *, fixed_mask=None, moving_mask=None, count=None, state=None) -> Iterator[Step]:
         """One step for each level; the masks are not used."""
@@ -106,8 +111,28 @@ class DualPRNet(Method):
     def _refine(self, level: int, fixed: Tensor, moving: Tensor, displacement: Tensor) -> Tensor:
         displacement = spatial.resize_displacement(displacement, fixed.shape[2:])
         warped = spatial.warp(moving.float(), displacement)
-        residual = self.heads[level](torch.cat([warped, fixed], dim=1)).float()
+        compared = [warped, fixed]
+        if self.correlation:
+            compared.append(every_second_correlation(fixed, warped))
+        residual = self.heads[level](torch.cat(compared, dim=1)).float()
         return spatial.compose(residual, displacement)
+
+
+def every_second_correlation(fixed: Tensor, moving: Tensor) -> Tensor:
+    """Correlation `[B, 3^d, *S]` of features at shifts of -2, 0 and 2 voxels along each axis.
+
+    Each of the interleaved lattices of every second voxel, put into the batch, is compared with its own neighbours.
+    """
+    shape = tuple(fixed.shape[2:])
+    margin = [side for n in reversed(shape) for side in (0, n % 2)]
+    fixed, moving = F.pad(fixed, margin), F.pad(moving, margin)
+    axes = range(2, fixed.ndim)
+    for axis in axes:
+        fixed, moving = (torch.cat(t.unflatten(axis, (-1, 2)).unbind(axis + 1)) for t in (fixed, moving))
+    correlation = local_correlation(fixed, moving, 1)
+    for axis in reversed(axes):
+        correlation = torch.stack(correlation.chunk(2), dim=axis + 1).flatten(axis, axis + 1)
+    return crop(correlation, shape)
 
 
 def create(dimension: int = 3, **options) -> DualPRNet:

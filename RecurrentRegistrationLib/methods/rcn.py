@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from RecurrentRegistrationLib import spatial
-from RecurrentRegistrationLib.layers.convolution import displacement_head
-from RecurrentRegistrationLib.layers.unet import UNet
+from RecurrentRegistrationLib.layers.unet import displacement_unet, legacy_widths
 from RecurrentRegistrationLib.methods.base import Card, Clock, Method
 from RecurrentRegistrationLib.step import Step
 
@@ -55,7 +54,7 @@ class RCN(Method):
     def __init__(self, dimension: int = 3, *, width: int = 32, cascades: int = 1, checkpoint: bool = False) -> None:
         super().__init__()
         self.checkpoint = checkpoint
-        self.cascades = nn.ModuleList(_network(dimension, width) for _ in range(cascades))
+        self.cascades = nn.ModuleList(displacement_unet(dimension, **legacy_widths(width)) for _ in range(cascades))
 
     def steps(self, fixed, moving, *, fixed_mask=None, moving_mask=None, count=None, state=None) -> Iterator[Step]:
         """One step for each recursion; the masks are not used."""
@@ -78,18 +77,6 @@ class RCN(Method):
                 previous,
                 attached={"residual": residual},
             )
-
-
-def _network(dimension: int, width: int) -> nn.Sequential:
-    """The legacy VoxelMorph network: a pair `[B, 2, *S]` to a displacement `[B, d, *S]` in voxels."""
-    wide = 2 * width
-    unet = UNet(
-        dimension,
-        2,
-        encoder=(width, wide, wide, wide, wide),
-        decoder=((wide,), (wide,), (wide,), (wide,), (wide, width), (width,)),
-    )
-    return nn.Sequential(unet, displacement_head(dimension, unet.outputs))
 
 
 def create(dimension: int = 3, **options) -> RCN:

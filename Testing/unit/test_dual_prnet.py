@@ -1,8 +1,12 @@
 """The dual-stream pyramid's own facts: one pyramid for both images, a warp before each level, composition."""
 
+import itertools
+
+import pytest
 import torch
 
 from RecurrentRegistrationLib import methods, spatial
+from RecurrentRegistrationLib.methods.dual_prnet import DECODER, every_second_correlation
 
 FIXED, MOVING = torch.rand(2, 1, 1, 33, 18)
 
@@ -43,3 +47,21 @@ def test_residual_blocks_deepen_the_encoder():
     plain, deep = methods.create("dual-prnet", 2), methods.create("dual-prnet", 2, residual_blocks=2)
     added = sum(2 * 2 * (9 * c * c + c) for c in (8, 16, 16, 32, 32))
     assert sum(p.numel() for p in deep.parameters()) - sum(p.numel() for p in plain.parameters()) == added
+
+
+@pytest.mark.parametrize("shape", [(7, 10), (6, 5, 9)])
+def test_correlation_looks_two_voxels_away(shape):
+    fixed, moving = torch.randn(2, 2, 4, *shape)
+    found = every_second_correlation(fixed, moving)
+    padded = torch.nn.functional.pad(moving, [2] * 2 * len(shape))
+    for channel, shift in enumerate(itertools.product((0, 2, 4), repeat=len(shape))):
+        shifted = padded[(..., *[slice(s, s + n) for s, n in zip(shift, shape, strict=True)])]
+        expected = (fixed * shifted).sum(dim=1) / 4**0.5
+        torch.testing.assert_close(found[:, channel], expected)
+
+
+def test_correlation_is_compared_at_each_level():
+    method = methods.create("dual-prnet", 2, correlation=True)
+    *_, last = method.steps(FIXED, MOVING)
+    assert last.displacement.shape == (1, 2, 33, 18)
+    assert [head.in_channels - 2 * width for head, width in zip(method.heads, DECODER, strict=True)] == [9] * 5

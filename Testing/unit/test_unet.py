@@ -3,22 +3,17 @@
 import pytest
 import torch
 
-from RecurrentRegistrationLib.layers.convolution import displacement_head
-from RecurrentRegistrationLib.layers.unet import UNet
+from RecurrentRegistrationLib.layers.unet import UNet, displacement_unet, legacy_widths
 
-VM1 = {"encoder": (16, 32, 32, 32, 32), "decoder": ((32,), (32,), (32,), (32,), (32, 16), (16,))}
-VM2 = {"encoder": (32, 64, 64, 64, 64), "decoder": ((64,), (64,), (64,), (64,), (64, 32), (32,))}
 VM_RIIR = {"encoder": (16, 16, 32, 32, 32), "decoder": ((32,), (32,), (32,), (16,), (16,), (8,))}
 
 
 @pytest.mark.parametrize(
     ("widths", "dimension", "expected"),
-    [(VM1, 3, 355_875), (VM2, 3, 1_416_771), (VM_RIIR, 3, 254_499), (VM_RIIR, 2, 84_938)],
+    [(legacy_widths(16), 3, 355_875), (legacy_widths(32), 3, 1_416_771), (VM_RIIR, 3, 254_499), (VM_RIIR, 2, 84_938)],
 )
 def test_counts_of_published_networks(widths, dimension, expected):
-    net = UNet(dimension, 2, **widths)
-    head = displacement_head(dimension, net.outputs)
-    assert sum(p.numel() for module in (net, head) for p in module.parameters()) == expected
+    assert sum(p.numel() for p in displacement_unet(dimension, **widths).parameters()) == expected
 
 
 @pytest.mark.parametrize("shape", [(33, 18), (7, 5), (17, 9, 12), (1, 40)])
