@@ -23,7 +23,6 @@ class ConvGRU(nn.Module):
 
     def __init__(self, dimension: int, inputs: int, hidden: int, *, kernel: int = 3, dilation: int = 1) -> None:
         super().__init__()
-        self.hidden = hidden
         self.gates = convolution(dimension, hidden + inputs, 2 * hidden, kernel=kernel, dilation=dilation)
         self.candidate = convolution(dimension, hidden + inputs, hidden, kernel=kernel, dilation=dilation)
 

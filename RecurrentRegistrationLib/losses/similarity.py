@@ -51,7 +51,11 @@ class LocalCorrelation(nn.Module):
         """The loss, a scalar."""
         weight = torch.ones_like(fixed[:, :1]) if weight is None else weight.to(fixed.dtype)
         if kernels.can_correlate(fixed, warped) and not (fixed.requires_grad or weight.requires_grad):
-            return _FusedCorrelation.apply(fixed, warped, weight, self.radius, self.epsilon, self.squared)
+            return _FusedCorrelation.apply(fixed, warped, weight, self)
+        return self.by_torch(fixed, warped, weight)
+
+    def by_torch(self, fixed: Tensor, warped: Tensor, weight: Tensor) -> Tensor:
+        """The same loss without the kernels, differentiable twice."""
         correlation = self._correlation(fixed, warped, weight)
         axes = tuple(range(2, fixed.ndim))
         mean = (weight * correlation).sum(axes) / weight.sum(axes).clamp_min(1e-6)
@@ -90,21 +94,25 @@ class _FusedCorrelation(torch.autograd.Function):
     """`LocalCorrelation` by the fused CPU kernels; the backward pass keeps three volumes and no graph."""
 
     @staticmethod
-    def forward(ctx, fixed: Tensor, warped: Tensor, weight: Tensor, radius: int, epsilon: float, squared: bool):
+    def forward(ctx, fixed: Tensor, warped: Tensor, weight: Tensor, loss: LocalCorrelation):
         weight = weight.expand_as(fixed)
-        total, mass, coefficients = kernels.local_correlation(fixed, warped, weight, radius, epsilon, squared)
+        total, mass, coefficients = kernels.local_correlation(
+            fixed, warped, weight, loss.radius, loss.epsilon, loss.squared
+        )
         mass = mass.clamp_min(1e-6)
         ctx.save_for_backward(fixed, warped, weight, coefficients, mass)
-        ctx.radius = radius
+        ctx.loss = loss
         return 1 - (total / mass).mean()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor):
         fixed, warped, weight, coefficients, mass = ctx.saved_tensors
-        slope = kernels.local_correlation_gradient(fixed, warped, weight, coefficients, ctx.radius)
+        if torch.is_grad_enabled():  # a second derivative will follow
+            loss = ctx.loss.by_torch(fixed, warped, weight)
+            return None, torch.autograd.grad(loss, warped, grad, create_graph=True)[0], None, None
+        slope = kernels.local_correlation_gradient(fixed, warped, weight, coefficients, ctx.loss.radius)
         scale = -grad / (mass * mass.numel())
-        return None, slope * scale.view(-1, *[1] * (slope.ndim - 1)), None, None, None, None
+        return None, slope * scale.view(-1, *[1] * (slope.ndim - 1)), None, None
 
 
 class MutualInformation(nn.Module):
