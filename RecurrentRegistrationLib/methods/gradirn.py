@@ -1,0 +1,183 @@
+"""GraDIRN: gradient descent on the similarity, with a small network at each step in the place of the regulariser.
+
+Qiu et al., Embedding Gradient-based Optimization in Image Registration Networks, MICCAI 2022.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from RecurrentRegistrationLib import spatial
+from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.layers.convolution import LEAK, convolution
+from RecurrentRegistrationLib.layers.pyramid import shrink
+from RecurrentRegistrationLib.layers.similarity_gradient import common_weight, gradient_of, squared_error_gradient
+from RecurrentRegistrationLib.losses.similarity import LocalCorrelation
+from RecurrentRegistrationLib.methods.base import Card, Clock, Method
+from RecurrentRegistrationLib.step import Step
+
+CARD = Card(
+    name="gradirn",
+    title="GraDIRN",
+    summary="Gradient descent on the images' similarity with a learned regulariser at each step.",
+    reference="Qiu, Hammernik, Qin, Chen, Rueckert: Embedding Gradient-based Optimization in Image Registration "
+    "Networks, MICCAI 2022",
+    default_steps=6,
+    attaches=("gradient",),
+    parameters={2: 177_042, 3: 179_976},
+    recurrent=True,
+)
+GRADIENTS = {"mse": squared_error_gradient, "ncc": gradient_of(LocalCorrelation(radius=4, squared=False))}
+BLOCKS = {2: (3, 1), 3: (1, 3)}  # blocks of a level and how often each is repeated
+STEP_SCALE = 10.0  # the released code's fixed factor of the learned step size
+
+
+class State(NamedTuple):
+    """Steps made and the total displacement in voxels of the last step's level."""
+
+    made: int
+    displacement: Tensor
+
+
+class _Pair(NamedTuple):
+    """What one level compares, and where it counts."""
+
+    fixed: Tensor
+    moving: Tensor
+    fixed_mask: Tensor | None
+    moving_mask: Tensor | None
+
+    @classmethod
+    def at(
+        cls, factor: int, fixed: Tensor, moving: Tensor, fixed_mask: Tensor | None, moving_mask: Tensor | None
+    ) -> _Pair:
+        """The images and masks `[B, 1, *S]` shrunk by a factor."""
+        masks = (None if mask is None else shrink((mask > 0).float(), factor) for mask in (fixed_mask, moving_mask))
+        return cls(shrink(fixed, factor), shrink(moving, factor), *masks)
+
+
+class Block(nn.Module):
+    """One descent: a learned step along the gradient and what the network takes from the displacement.
+
+    Args:
+        dimension: 2 or 3.
+        channels: of the network's four hidden layers.
+        step_size: learned from here.
+    """
+
+    def __init__(self, dimension: int, *, channels: int, step_size: float) -> None:
+        super().__init__()
+        widths = [dimension + 2, *[channels] * 4]
+        layers: list[nn.Module] = []
+        for before, after in itertools.pairwise(widths):
+            layers += [convolution(dimension, before, after), nn.LeakyReLU(LEAK)]
+        self.network = nn.Sequential(*layers, convolution(dimension, channels, dimension))
+        self.step_size = nn.Parameter(torch.tensor(step_size))
+        for name, parameter in self.network.named_parameters():
+            if name.endswith("weight"):
+                nn.init.kaiming_normal_(parameter, a=LEAK)
+
+    def forward(self, displacement: Tensor, gradient: Tensor, fixed: Tensor, warped: Tensor) -> Tensor:
+        """The next displacement `[B, d, *S]`."""
+        learned = self.network(torch.cat([displacement, fixed, warped], dim=1)).float()
+        return displacement - self.step_size * STEP_SCALE * gradient - learned
+
+
+class GraDIRN(Method):
+    """GraDIRN with the explicit input; each step carries the similarity's gradient as "gradient".
+
+    Masks say where the similarity counts. Steps beyond the schedule repeat the last block.
+
+    Args:
+        dimension: 2 or 3.
+        similarity: whose gradient: "mse" or "ncc" (local, windows of 9 voxels).
+        levels: resolutions, each half of the next.
+        blocks: blocks of each level with weights of their own; None for 3 in 2D and 1 in 3D.
+        repeats: how often each block is applied; None for 1 in 2D and 3 in 3D.
+        channels: of the hidden layers.
+        create_graph: differentiate through the gradient as well, as the paper does.
+        checkpoint: recompute each step in the backward pass.
+    """
+
+    card = CARD
+
+    def __init__(
+        self,
+        dimension: int = 3,
+        *,
+        similarity: str = "mse",
+        levels: int = 2,
+        blocks: int | None = None,
+        repeats: int | None = None,
+        channels: int = 32,
+        create_graph: bool = True,
+        checkpoint: bool = False,
+    ) -> None:
+        super().__init__()
+        if similarity not in GRADIENTS:
+            raise InputError(f"GraDIRN has no similarity '{similarity}'; choose one of {', '.join(GRADIENTS)}.")
+        self.gradient = GRADIENTS[similarity]
+        self.create_graph, self.checkpoint = create_graph, checkpoint
+        self.levels = levels
+        self.per_level = blocks or BLOCKS[dimension][0]
+        self.repeats = repeats or BLOCKS[dimension][1]
+        self.schedule = levels * self.per_level * self.repeats
+        step_size = 0.5 / (self.schedule + 1)
+        self.blocks = nn.ModuleList(
+            Block(dimension, channels=channels, step_size=step_size) for _ in range(levels * self.per_level)
+        )
+
+    def steps(
+        self,
+        fixed: Tensor,
+        moving: Tensor,
+        *,
+        fixed_mask: Tensor | None = None,
+        moving_mask: Tensor | None = None,
+        count: int | None = None,
+        state: State | None = None,
+    ) -> Iterator[Step]:
+        """One step for each application of a block."""
+        clock, shape = Clock(), tuple(fixed.shape[2:])
+        first, displacement = (0, None) if state is None else state
+        pairs: dict[int, _Pair] = {}
+        for index in range(first, first + (self.schedule if count is None else count)):
+            block = min(index, self.schedule - 1) // self.repeats
+            level = block // self.per_level
+            if level not in pairs:
+                factor = 2 ** (self.levels - 1 - level)
+                pairs = {level: _Pair.at(factor, fixed, moving, fixed_mask, moving_mask)}
+            previous = displacement
+            displacement, gradient = self._descend(self.blocks[block], pairs[level], previous)
+            name = "full res" if factor == 1 else f"1/{factor} res"
+            yield Step(
+                index + 1,
+                f"{name} {index + 1 - level * self.per_level * self.repeats}",
+                displacement,
+                shape,
+                clock(),
+                State(index + 1, displacement),
+                previous,
+                attached={"gradient": gradient},
+            )
+
+    def _descend(self, block: nn.Module, pair: _Pair, displacement: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The next displacement and the gradient that it followed."""
+        if displacement is None:
+            displacement = spatial.zero_displacement(pair.fixed)
+        displacement = spatial.resize_displacement(displacement, pair.fixed.shape[2:])
+        weight = common_weight(pair.fixed_mask, pair.moving_mask, displacement)
+        create_graph = self.create_graph and torch.is_grad_enabled()
+        gradient = self.gradient(pair.fixed, pair.moving, displacement, weight, create_graph)
+        warped = spatial.warp(pair.moving, displacement)
+        return self.checkpointed(block, displacement, gradient, pair.fixed, warped), gradient
+
+
+def create(dimension: int = 3, **options: Any) -> GraDIRN:
+    """GraDIRN for 2 or 3 dimensions; see its options."""
+    return GraDIRN(dimension, **options)

@@ -1,0 +1,90 @@
+"""VoxelMorph: one U-net, one step, the baseline that the recurrent methods are measured against.
+
+Balakrishnan et al., VoxelMorph: A Learning Framework for Deformable Medical Image Registration, IEEE TMI 2019.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from RecurrentRegistrationLib import spatial
+from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.layers.convolution import displacement_head
+from RecurrentRegistrationLib.layers.unet import UNet
+from RecurrentRegistrationLib.methods.base import Card, Clock, Method
+from RecurrentRegistrationLib.step import Step
+
+CARD = Card(
+    name="voxelmorph",
+    title="VoxelMorph",
+    summary="One network, one step: the field's baseline.",
+    reference="Balakrishnan, Zhao, Sabuncu, Guttag, Dalca: VoxelMorph: A Learning Framework for Deformable Medical "
+    "Image Registration, IEEE Transactions on Medical Imaging 2019",
+    parameters={2: 84_938, 3: 254_499},
+    identity_at_start=True,
+    recurrent=True,
+)
+WIDTHS = {
+    "riir": {"encoder": (16, 16, 32, 32, 32), "decoder": ((32,), (32,), (32,), (16,), (16,), (8,))},
+    "vm1": {"encoder": (16, 32, 32, 32, 32), "decoder": ((32,), (32,), (32,), (32,), (32, 16), (16,))},
+    "vm2": {"encoder": (32, 64, 64, 64, 64), "decoder": ((64,), (64,), (64,), (64,), (64, 32), (32,))},
+}
+
+
+class State(NamedTuple):
+    """Steps made and the total displacement in voxels."""
+
+    made: int
+    displacement: Tensor
+
+
+class VoxelMorph(Method):
+    """VoxelMorph without integration; further steps register what is left and compose.
+
+    Args:
+        dimension: 2 or 3.
+        width: "riir" for the net that RIIR is compared with (254 499 parameters in 3D), "vm1" and "vm2" for those that
+            RAN is compared with (355 875 and 1 416 771).
+        checkpoint: recompute each step in the backward pass.
+    """
+
+    card = CARD
+
+    def __init__(self, dimension: int = 3, *, width: str = "riir", checkpoint: bool = False) -> None:
+        super().__init__()
+        if width not in WIDTHS:
+            raise InputError(f"VoxelMorph has no width '{width}'; choose one of {', '.join(WIDTHS)}.")
+        self.checkpoint = checkpoint
+        unet = UNet(dimension, 2, **WIDTHS[width])
+        self.network = nn.Sequential(unet, displacement_head(dimension, unet.outputs))
+
+    def steps(
+        self,
+        fixed: Tensor,
+        moving: Tensor,
+        *,
+        fixed_mask: Tensor | None = None,
+        moving_mask: Tensor | None = None,
+        count: int | None = None,
+        state: State | None = None,
+    ) -> Iterator[Step]:
+        """One step; the masks are not used."""
+        clock, shape = Clock(), tuple(fixed.shape[2:])
+        first, displacement = (0, None) if state is None else state
+        last = first + (self.card.default_steps if count is None else count)
+        for index in range(first + 1, last + 1):
+            warped = moving if displacement is None else spatial.warp(moving, displacement)
+            update = self.checkpointed(self.network, torch.cat([fixed, warped], dim=1)).float()
+            previous = displacement
+            # The moving image is already pulled through the total, so the update is looked up first.
+            displacement = update if previous is None else spatial.compose(update, previous)
+            yield Step(index, f"pass {index}", displacement, shape, clock(), State(index, displacement), previous)
+
+
+def create(dimension: int = 3, **options: Any) -> VoxelMorph:
+    """VoxelMorph for 2 or 3 dimensions; see its options."""
+    return VoxelMorph(dimension, **options)
