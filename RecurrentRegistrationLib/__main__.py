@@ -8,13 +8,17 @@ import sys
 def main() -> None:
     """Run the command line of this process and exit with its status."""
     try:
-        from RecurrentRegistrationLib.cli import run
+        from RecurrentRegistrationLib.cli import run  # here, so that Ctrl-C is answered from the first moment on
+
+        status = run()
+    except KeyboardInterrupt:
+        status = 130
     except ModuleNotFoundError as error:
         if error.name not in ("typer", "rich"):
             raise
         print("error: The commands need more packages: pip install 'RecurrentRegistrationLib[cli]'.", file=sys.stderr)
-        sys.exit(2)
-    sys.exit(run())
+        status = 2
+    sys.exit(status)
 
 
 if __name__ == "__main__":

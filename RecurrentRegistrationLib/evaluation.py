@@ -29,7 +29,7 @@ def evaluate(
     fixed_points: Points | None = None,
     moving_points: Points | None = None,
 ) -> dict[str, Any]:
-    """Every measure that the inputs allow, before (no transform at all) and after, ready for JSON.
+    """Every measure that the inputs allow, before (no transform at all) and after; NaN where nothing can be measured.
 
     Args:
         transform: from fixed to moving points.
@@ -55,7 +55,7 @@ def evaluate(
         report["overlap"] = {name: _overlap(t, fixed_labels, moving_labels) for name, t in stages.items()}
     if fixed_points is not None and moving_points is not None:
         report["landmarks_mm"] = {name: _landmarks(t, fixed_points, moving_points) for name, t in stages.items()}
-    return without_nan(report)
+    return report
 
 
 def _check(transform: Transform, fixed: Volume, *others: Volume | Points | None) -> None:
@@ -156,12 +156,3 @@ def _landmarks(transform: Transform, fixed: Points, moving: Points) -> dict[str,
     d = transform.dimension
     mapped = transform.map_points(fixed.in_dimension(d).positions)
     return landmarks.target_registration_error(mapped, moving.in_dimension(d).positions).as_dict()
-
-
-def without_nan(report: Any) -> Any:
-    """The same report with null, which JSON knows, in place of NaN and infinity."""
-    if isinstance(report, dict):
-        return {name: without_nan(value) for name, value in report.items()}
-    if isinstance(report, (list, tuple)):
-        return [without_nan(value) for value in report]
-    return None if isinstance(report, float) and not math.isfinite(report) else report

@@ -106,7 +106,7 @@ def draw(pictured: Pictured) -> Figure:
         | {"left": 0.025, "right": 0.985, "bottom": 0.75 / (height + 1.6), "top": 1 - 0.85 / (height + 1.6)},
     )
     for row, view in enumerate(views):
-        panels = axes.ravel() if flat else axes[row]
+        panels = list(axes.ravel() if flat else axes[row])
         slices = _Slices.of(pictured, view, windows)
         volume_map = _draw_view(panels, slices, view, limit)
         if row == 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import importlib.util
 import os
 import secrets
 import shutil
@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from RecurrentRegistrationLib import spatial
+from RecurrentRegistrationLib.documents import to_json
 from RecurrentRegistrationLib.errors import InputError
-from RecurrentRegistrationLib.evaluation import without_nan
 from RecurrentRegistrationLib.inputs import Input
 from RecurrentRegistrationLib.registration import Registration, Run
-from RecurrentRegistrationLib.report import Pictured, write_report
 from RecurrentRegistrationLib.sequence import coarsened, write_sequence
 from RecurrentRegistrationLib.step import Step
 from RecurrentRegistrationLib.volume import Grid, Volume, write_image
@@ -100,18 +99,26 @@ def write_results(
     field = registration.displacement()
     jacobian = Volume(spatial.jacobian_determinant(field.values)[0].numpy(), field.grid)
     length = field.millimetres().norm(dim=1)
-    report = without_nan(
-        {
-            "inputs": {name: source.described() for name, source in inputs.items()},
-            **registration.report,
-            "displacement_mm": {"mean": length.mean().item(), "max": length.max().item()},
-        }
-    )
+    report = {
+        "inputs": {name: source.described() for name, source in inputs.items()},
+        **registration.report,
+        "displacement_mm": {"mean": length.mean().item(), "max": length.max().item()},
+    }
     registration.transform.write(folder / "transform.h5")
     write_image(field.to_image(), folder / "displacement.nrrd")
     registration.warped(interpolation=interpolation, background=background).write(folder / "warped.nrrd")
     jacobian.write(folder / "jacobian.nrrd")
-    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (folder / "report.json").write_text(to_json(report, indent=2) + "\n", encoding="utf-8")
+    if importlib.util.find_spec("matplotlib") is not None:  # of the extra `cli`; a worker does without
+        _write_picture(registration, inputs, jacobian, report, folder / "report.png")
+    return report
+
+
+def _write_picture(
+    registration: Registration, inputs: dict[str, Input], jacobian: Volume, report: dict[str, Any], path: Path
+) -> None:
+    from RecurrentRegistrationLib.report import Pictured, write_report
+
     picture = Pictured(
         inputs["fixed"].volume,
         inputs["moving"].volume,
@@ -121,8 +128,7 @@ def write_results(
         f"{inputs['fixed'].name}  ←  {inputs['moving'].name}",
         _facts(report),
     )
-    write_report(picture, folder / "report.png")
-    return report
+    write_report(picture, path)
 
 
 def write_steps(run: Run, fixed: Grid, steps: Sequence[Step], path: Path) -> None:
@@ -135,11 +141,11 @@ def write_steps(run: Run, fixed: Grid, steps: Sequence[Step], path: Path) -> Non
 def _facts(report: dict[str, Any]) -> dict[str, str]:
     """What a reader asks first."""
     jacobian, displacement = report["jacobian"], report["displacement_mm"]
-    similarity = report["steps"][-1]["similarity"] if report["steps"] else None
+    similarity = report["steps"][-1]["similarity"]
     facts = {
         "Method": f"{report['method']}, preset {report['preset']}",
         "Device": report["device"],
-        "Similarity": "unknown" if similarity is None else f"{similarity:.3f}",
+        "Similarity": f"{similarity:.3f}",
         "Displacement": f"mean {displacement['mean']:.1f} mm, max {displacement['max']:.1f} mm",
         "Folding": f"{report['folded_voxels']} voxels ({report['folding']:.3f} %)",
         "Volume": f"{jacobian['min']:.2f}× to {jacobian['max']:.2f}×, mean {jacobian['mean']:.2f}×",

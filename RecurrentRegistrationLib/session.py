@@ -156,6 +156,7 @@ class Session:
         """Make steps and tell each."""
         run = self._current
         shown = None if display is None else _Shown.of(display, self._inputs["fixed"].volume.grid)
+        planned = len(run.steps) + count
         self._history.expect(count)
         for step in steps:
             for note in run.notes[self._told :]:
@@ -164,8 +165,7 @@ class Session:
             self._enter(run.phase)
             kept = self._history.offer(step)
             file = shown.write(step.index, run.transform_at(step)) if shown is not None and kept else None
-            planned = max(run.planned_steps, step.index)
-            self._tell("step", planned=planned, kept=kept, display=file, **run.steps[-1])
+            self._tell("step", planned=max(planned, step.index), kept=kept, display=file, **run.steps[-1])
         return {"steps": len(run.steps)}
 
     def _enter(self, phase: str) -> None:

@@ -61,8 +61,8 @@ import warnings
 from types import FrameType
 from typing import IO, Any
 
+from RecurrentRegistrationLib.documents import to_json
 from RecurrentRegistrationLib.errors import InputError, is_out_of_memory
-from RecurrentRegistrationLib.evaluation import without_nan
 from RecurrentRegistrationLib.session import COMMANDS, Session
 
 Request = dict[str, Any]
@@ -77,6 +77,7 @@ def serve() -> None:
     os.dup2(2, 1)  # whatever a library prints goes to standard error
     sys.stdout = sys.stderr
     Worker(os.fdopen(os.dup(0), encoding="utf-8"), answers).run()
+    os._exit(0)  # PyTorch takes seconds to unload, and nothing is left to be done
 
 
 class Worker:
@@ -211,7 +212,7 @@ class Worker:
 
     def _send(self, request: Any, event: str, **fields: Any) -> None:
         with self._lock, contextlib.suppress(OSError):  # nobody listens any more: standard input is about to close
-            self._answers.write(json.dumps(without_nan({"id": request, "event": event, **fields})) + "\n")
+            self._answers.write(to_json({"id": request, "event": event, **fields}) + "\n")
             self._answers.flush()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +19,7 @@ def evaluate(
     moving_points: Annotated[Path | None, typer.Option(help="Their partners in the moving image, same order.")] = None,
 ) -> None:
     """Print one JSON object with every measure that the inputs allow, before and after."""
+    from RecurrentRegistrationLib.documents import to_json
     from RecurrentRegistrationLib.evaluation import evaluate
     from RecurrentRegistrationLib.points import read_points
     from RecurrentRegistrationLib.transform import Transform
@@ -40,4 +40,4 @@ def evaluate(
         fixed_points=None if fixed_points is None else read_points(fixed_points, fixed_image.grid),
         moving_points=None if moving_points is None else read_points(moving_points, moving_grid),
     )
-    print(json.dumps(report, indent=2))
+    print(to_json(report, indent=2))

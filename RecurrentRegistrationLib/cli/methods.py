@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Annotated
 
 import typer
@@ -17,10 +16,11 @@ def methods(
     from rich.table import Table
 
     from RecurrentRegistrationLib import methods
+    from RecurrentRegistrationLib.documents import to_json
 
     cards = [methods.card(name) for name in methods.names()]
     if as_json:
-        print(json.dumps([dataclasses.asdict(card) for card in cards], indent=2))
+        print(to_json([dataclasses.asdict(card) for card in cards], indent=2))
         return
     table = Table("Method", "For", "Steps", "Weights", "What it does", box=None, pad_edge=False)
     for card in cards:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +24,8 @@ def register(
     fixed_mask: Annotated[str | None, typer.Option(help="Where the fixed image counts: non-zero.")] = None,
     moving_mask: Annotated[str | None, typer.Option(help="Where the moving image counts: non-zero.")] = None,
     initial: Annotated[str, typer.Option(help="Start: none, geometry, moments, auto, or a transform file.")] = "auto",
-    steps: Annotated[int | None, typer.Option(min=0, help="Steps of the method (default: the method's own).")] = None,
+    linear: Annotated[str, typer.Option(help="Linear stage before the deformation: affine, rigid or none.")] = "affine",
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the method (default: the method's own).")] = None,
     refine: Annotated[int | None, typer.Option(min=0, help="Steps of refinement of its result.")] = None,
     spacing: Annotated[float | None, typer.Option(help="Working resolution in millimetres (default: it fits).")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
@@ -45,6 +45,7 @@ def register(
     is written.
     """
     from RecurrentRegistrationLib import registration
+    from RecurrentRegistrationLib.documents import to_json
     from RecurrentRegistrationLib.history import History
     from RecurrentRegistrationLib.inputs import Input, notice
     from RecurrentRegistrationLib.results import STEPS, result_folder, write_results, write_steps
@@ -58,6 +59,7 @@ def register(
         method=method,
         preset=preset,
         initial=initial,
+        linear=linear,
         steps=steps,
         refine=refine,
         spacing=spacing,
@@ -80,7 +82,7 @@ def register(
             if save_steps:
                 write_steps(run, inputs["fixed"].volume.grid, history.kept, folder / "steps.seq.nrrd")
     if as_json:
-        print(json.dumps({"folder": str(output.absolute()), **report}))
+        print(to_json({"folder": str(output.absolute()), **report}))
     elif not quiet:
         print(_summary(report, output))
     if cancelled:

@@ -1,0 +1,187 @@
+"""The commands: what they write, print and return; and what they write is right for plain SimpleITK."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from RecurrentRegistrationLib.cli import run
+from RecurrentRegistrationLib.points import Points, read_points, write_points
+from RecurrentRegistrationLib.transform import Transform
+from RecurrentRegistrationLib.volume import Volume
+
+FILES = ["displacement.nrrd", "jacobian.nrrd", "report.json", "report.png", "transform.h5", "warped.nrrd"]
+QUICK = ["--linear", "none", "--initial", "none", "--steps", "8", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module", params=["2d", ""], ids=["2D", "3D"])
+def result(request, images, tmp_path_factory) -> tuple[str, Path]:
+    """What ends the names of the images, and a folder of results of a short registration."""
+    end, folder = request.param, tmp_path_factory.mktemp("result") / "out"
+    line = ["register", images / f"fixed{end}.nrrd", images / f"moving{end}.nrrd", "-o", folder, "-q", "--save-steps"]
+    assert run([*map(str, line), *QUICK]) == 0
+    return end, folder
+
+
+def test_register_writes_what_it_promises(result):
+    _, folder = result
+    assert sorted(file.name for file in folder.iterdir()) == sorted([*FILES, "steps.seq.nrrd"])
+    assert not list(folder.parent.glob(".*"))  # no temporary folder is left
+
+
+def test_plain_simpleitk_reproduces_the_warped_image(result, images):
+    end, folder = result
+    fixed, moving = (sitk.ReadImage(str(images / f"{name}{end}.nrrd")) for name in ("fixed", "moving"))
+    transform = sitk.ReadTransform(str(folder / "transform.h5"))
+    background = float(sitk.GetArrayViewFromImage(moving).min())
+    expected = sitk.GetArrayFromImage(sitk.Resample(moving, fixed, transform, sitk.sitkLinear, background))
+    warped = sitk.ReadImage(str(folder / "warped.nrrd"))
+    assert np.allclose(sitk.GetArrayFromImage(warped), expected, atol=1e-3)
+    assert (warped.GetSize(), warped.GetOrigin()) == (fixed.GetSize(), fixed.GetOrigin())
+
+
+def test_displacement_and_transform_are_one_map(result, images):
+    end, folder = result
+    grid = Volume.read(images / f"fixed{end}.nrrd").grid
+    points = grid.physical(np.argwhere(np.ones(grid.size))[::37])
+    first, second = (Transform.read(folder / name).map_points(points) for name in ("transform.h5", "displacement.nrrd"))
+    assert np.allclose(first, second, atol=1e-3)
+    assert np.abs(first - points).max() > 0.5  # and it is not the identity
+
+
+def test_the_report_tells_everything(result, images):
+    end, folder = result
+    report = json.loads((folder / "report.json").read_text())
+    assert report["inputs"]["fixed"]["path"] == str(images / f"fixed{end}.nrrd")
+    assert len(report["inputs"]["moving"]["sha256"]) == 64
+    assert {"method", "preset", "device", "seed", "versions", "seconds", "peak_memory_bytes"} <= report.keys()
+    assert [step["index"] for step in report["steps"]] == list(range(1, 9))
+    assert report["steps"][0].keys() == {"index", "stage", "similarity", "mean_update_mm", "folding", "seconds"}
+    assert report["folding"] == 0
+    jacobian = Volume.read(folder / "jacobian.nrrd").array
+    assert report["jacobian"]["min"] == pytest.approx(float(jacobian.min()), abs=1e-4)
+    assert report["jacobian"]["max"] == pytest.approx(float(jacobian.max()), abs=1e-4)
+
+
+def test_registration_helps_and_evaluate_says_so(result, images, capsys):
+    end, folder = result
+    line = ["evaluate", folder / "transform.h5", "--fixed", images / f"fixed{end}.nrrd"]
+    line += ["--moving", images / f"moving{end}.nrrd", "--fixed-mask", images / f"mask{end}.nrrd"]
+    line += ["--fixed-labels", images / f"labels{end}.nrrd", "--moving-labels", images / f"labels{end}.nrrd"]
+    assert run(list(map(str, line))) == 0
+    report = json.loads(capsys.readouterr().out)
+    similarity, overlap = report["similarity"], report["overlap"]
+    assert similarity["after"]["correlation"] > similarity["before"]["correlation"]
+    assert similarity["after"]["root_mean_squared_error"] < similarity["before"]["root_mean_squared_error"]
+    assert overlap["before"]["mean"]["dice"] == 1  # the same labels twice, so that the transform parts them
+    assert overlap["after"]["mean"]["dice"] < 1
+    assert overlap["after"]["mean"]["hausdorff_mm"] > 0
+    assert report["folding"]["voxels"] == 0
+    assert report["inverse_residual_mm"]["mean"] < 0.1
+
+
+def test_points_go_there_and_back(result, images, tmp_path, capsys):
+    end, folder = result
+    grid = Volume.read(images / f"fixed{end}.nrrd").grid
+    given = Points(grid.centre + np.array([[0.0] * grid.dimension, [4.0] * grid.dimension]), ("a", "b"))
+    write_points(given, tmp_path / "fixed.csv")
+    transform = str(folder / "transform.h5")
+    assert run(["points", str(tmp_path / "fixed.csv"), transform, "-o", str(tmp_path / "moving.fcsv")]) == 0
+    moved = read_points(tmp_path / "moving.fcsv").in_dimension(grid.dimension)
+    assert np.allclose(moved.positions, Transform.read(transform).map_points(given.positions))
+    assert run(["points", str(tmp_path / "moving.fcsv"), transform, "-o", str(tmp_path / "back.csv"), "--invert"]) == 0
+    assert np.allclose(read_points(tmp_path / "back.csv").positions, given.positions, atol=0.05)
+
+    line = ["evaluate", transform, "--fixed", str(images / f"fixed{end}.nrrd")]
+    line += ["--fixed-points", str(tmp_path / "fixed.csv"), "--moving-points", str(tmp_path / "moving.fcsv")]
+    assert run(line) == 0
+    landmarks = json.loads(capsys.readouterr().out)["landmarks_mm"]
+    assert landmarks["after"]["maximum"] < 1e-6 < landmarks["before"]["mean"]
+
+
+def test_apply_warps_images_and_labels_both_ways(result, images, tmp_path):
+    end, folder = result
+    fixed, moving, labels = (str(images / f"{name}{end}.nrrd") for name in ("fixed", "moving", "labels"))
+    transform = str(folder / "transform.h5")
+    line = ["apply", moving, transform, "-r", fixed, "-o", str(tmp_path / "warped.nrrd")]
+    background = str(Volume.read(moving).array.min())
+    assert run([*line, "--background", background]) == 0
+    warped, written = Volume.read(tmp_path / "warped.nrrd"), Volume.read(folder / "warped.nrrd")
+    assert np.allclose(warped.array, written.array, atol=1e-3)
+    for mode in ("nearest", "label"):
+        out = tmp_path / f"{mode}.nii.gz"
+        assert run(["apply", labels, transform, "-r", fixed, "-o", str(out), "--interpolation", mode]) == 0
+        values = Volume.read(out).array
+        assert values.dtype == np.uint8
+        assert set(np.unique(values)) == {0, 1, 2}
+    back = [
+        "apply",
+        str(tmp_path / "warped.nrrd"),
+        transform,
+        "-r",
+        moving,
+        "-o",
+        str(tmp_path / "back.nrrd"),
+        "--invert",
+    ]
+    assert run(back) == 0
+    inner = (0, *[slice(4, -4)] * Volume.read(moving).grid.dimension)
+    original = Volume.read(moving).array[inner]
+    forth, back = (Volume.read(tmp_path / f"{name}.nrrd").array[inner] for name in ("warped", "back"))
+    assert np.abs(back - original).mean() < 0.5 * np.abs(forth - original).mean()
+
+
+def test_json_is_one_object_and_quiet_is_quiet(images, tmp_path, capsys):
+    line = ["register", str(images / "fixed2d.nrrd"), str(images / "moving2d.nrrd"), "-o", str(tmp_path / "a"), *QUICK]
+    assert run([*line, "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["folder"] == str(tmp_path / "a")
+    assert "deform" in printed.err
+    assert run([*line[:-1], "cpu", "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_same_seed_gives_the_same_result(images, tmp_path):
+    line = ["register", str(images / "fixed2d.nrrd"), str(images / "moving2d.nrrd"), "-q", *QUICK]
+    for name in ("a", "b"):
+        assert run([*line, "-o", str(tmp_path / name), "--seed", "5"]) == 0
+    first, second = (Volume.read(tmp_path / name / "warped.nrrd").array for name in ("a", "b"))
+    assert np.array_equal(first, second)
+
+
+def test_a_mask_of_another_lattice_is_placed_by_its_header(images, tmp_path):
+    mask = Volume.read(images / "mask2d.nrrd")
+    mask.resampled(mask.grid.resampled(2.5), interpolation="nearest").write(tmp_path / "coarse.nrrd")
+    line = ["register", str(images / "fixed2d.nrrd"), str(images / "moving2d.nrrd"), "-o", str(tmp_path / "out"), "-q"]
+    assert run([*line, *QUICK, "--fixed-mask", str(tmp_path / "coarse.nrrd")]) == 0
+
+
+def test_an_initial_transform_from_a_file_is_where_it_starts(images, tmp_path):
+    shift = sitk.TranslationTransform(2, (0.0, 6.0))
+    sitk.WriteTransform(shift, str(tmp_path / "start.tfm"))
+    line = ["register", str(images / "fixed2d.nrrd"), str(images / "moving2d.nrrd"), "-o", str(tmp_path / "out"), "-q"]
+    assert run([*line, "--linear", "none", "--steps", "1", "--initial", str(tmp_path / "start.tfm")]) == 0
+    moved = Transform.read(tmp_path / "out" / "transform.h5").map_points([[0.0, 0.0]])
+    assert moved[0] == pytest.approx([0.0, 6.0], abs=2.5)
+
+
+def test_methods_are_listed(capsys):
+    assert run(["methods", "--json"]) == 0
+    cards = {card["name"]: card for card in json.loads(capsys.readouterr().out)}
+    assert cards["refine"]["trained"] is False
+    assert all(card["summary"] and card["reference"] for card in cards.values())
+    assert run(["methods"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in cards)
+
+
+def test_help_and_version_end_well(capsys):
+    for line in (["--help"], [], ["register", "--help"]):
+        assert run(line) == 0
+        assert "Usage" in capsys.readouterr().out
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out.strip()
