@@ -69,7 +69,7 @@ class Step:
         """Mean length of this step's change, in voxels of the working lattice."""
         if self.moved is not None:
             return self.moved
-        sample = (..., *[slice(None, None, max(1, n // 32)) for n in self.values.shape[2:]])  # enough for a mean
+        sample: tuple = (..., *[slice(None, None, max(1, n // 32)) for n in self.values.shape[2:]])  # enough for a mean
         change = self.values[sample]
         if self.previous is not None:
             change = change - spatial.resize_displacement(self.previous, tuple(self.values.shape[2:]))[sample]
