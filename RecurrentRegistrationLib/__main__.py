@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -18,7 +19,9 @@ def main() -> None:
             raise
         print("error: The commands need more packages: pip install 'RecurrentRegistrationLib[cli]'.", file=sys.stderr)
         status = 2
-    sys.exit(status)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # PyTorch takes long to unload, and HDF5 crashes while it unloads after a disk was full
 
 
 if __name__ == "__main__":
