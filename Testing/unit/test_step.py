@@ -33,8 +33,8 @@ def test_a_coarse_displacement_is_given_on_the_working_lattice():
 def test_similarity_is_measured_once_and_only_when_asked():
     asked = []
 
-    def measure(displacement):
-        asked.append(displacement.shape)
+    def measure(step):
+        asked.append(step.displacement.shape)
         return 0.5
 
     step = Step(1, "", shift((3, 3), [0.0, 0.0]), (5, 5), measure=measure)
@@ -42,6 +42,10 @@ def test_similarity_is_measured_once_and_only_when_asked():
     assert (step.similarity, step.similarity) == (0.5, 0.5)
     assert asked == [(1, 2, 5, 5)]
     assert math.isnan(Step(1, "", shift((3, 3), [0.0, 0.0]), (3, 3)).similarity)
+
+
+def test_what_the_maker_knows_of_the_update_is_believed():
+    assert Step(1, "", shift((3, 4), [3.0, 4.0]), (3, 4), moved=0.25).mean_update == 0.25
 
 
 def test_folding_is_in_per_cent():
