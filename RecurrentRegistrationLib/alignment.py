@@ -17,11 +17,18 @@ import torch
 from torch import Tensor
 
 from RecurrentRegistrationLib import spatial
-from RecurrentRegistrationLib.losses.similarity import MutualInformation, Similarity, normalised_mutual_information
+from RecurrentRegistrationLib.losses.similarity import (
+    LocalCorrelation,
+    MutualInformation,
+    Similarity,
+    contrast_agreement,
+    normalised_mutual_information,
+)
 from RecurrentRegistrationLib.preparation import Prepared, foreground_box
 
 SEARCH_SIZE = 24  # voxels along the longest side where poses are compared
 POSES = 432  # rotations that cover all postures about 30 degrees apart
+LIKE = 0.9  # agreement of contrast from which on local correlation is trusted; same contrast 0.97 and up, others 0.83
 MARGIN = 1.08  # how much better than the header's posture a turned one must be to be believed
 
 
@@ -34,12 +41,14 @@ class Alignment:
         matrix: from fixed to moving points, LPS millimetres.
         score: similarity, higher is better, comparable within one stage.
         note: how the start was found, once it is.
+        agreement: of the images' contrasts, once it is known.
     """
 
     stage: str
     matrix: np.ndarray
     score: float
     note: str = ""
+    agreement: float | None = None
 
 
 class Level:
@@ -121,7 +130,7 @@ class Parameters:
 
 
 def align(
-    fixed: Prepared, moving: Prepared, *, kind: str, search: bool, start: np.ndarray | None, similarity: Similarity
+    fixed: Prepared, moving: Prepared, *, kind: str, search: bool, start: np.ndarray | None = None
 ) -> Iterator[Alignment]:
     """Yield the iterations from a start to a map of a kind, "rigid" or "affine".
 
@@ -131,7 +140,8 @@ def align(
         kind: what the last stage may change.
         search: whether to try all postures and both centrings; otherwise `start` is all there is.
         start: a matrix to begin with; None for the header's.
-        similarity: of the last two levels; the search compares by mutual information.
+
+    Images are compared by mutual information, at the finer levels by local correlation where their contrasts agree.
     """
     d = fixed.grid.dimension
     matrix = np.eye(d + 1) if start is None else start
@@ -145,13 +155,22 @@ def align(
     plan = [("rigid", spacing / 2, 30), (kind, spacing / 3, 40), (kind, max(spacing / 6, finest), 30)]
     if not search:
         plan.insert(0, ("rigid", spacing, 30))
+    measure: Similarity = MutualInformation()
     for number, (stage, size, iterations) in enumerate(plan):
         level = Level(fixed, moving, size)
-        measure = MutualInformation() if number < len(plan) - 2 else similarity
+        if number == len(plan) - 2:
+            agreement = _agreement(level, matrix)
+            measure = LocalCorrelation() if agreement > LIKE else MutualInformation()
+            yield Alignment("contrast", matrix, math.nan, agreement=agreement)
         title = f"{stage} {1 + number}/{len(plan)}"
         for alignment in _descend(level, matrix, stage, iterations, measure, title):
             matrix = alignment.matrix
             yield alignment
+
+
+def _agreement(level: Level, matrix: np.ndarray) -> float:
+    warped, weight = level.warp(torch.tensor(matrix[None], dtype=torch.float32, device=level.fixed.values.device))
+    return contrast_agreement(level.fixed.values, warped, weight)
 
 
 def _extent(image: Prepared) -> list[float]:

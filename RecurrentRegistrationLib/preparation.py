@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,26 +22,32 @@ SOFT_TISSUE = (-300.0, 500.0)
 
 @dataclass(frozen=True)
 class Preset:
-    """How intensities are made comparable, and by what they are compared.
+    """How intensities are made comparable, and how the training-free method compares and regularises.
 
     Attributes:
         summary: what it is for.
         window: Hounsfield limits for CT images; None for percentiles.
-        similarity: of the deformable stage, a name of `methods.refine.SIMILARITIES`.
-        linear: of the linear stage after the search, likewise.
+        refine: options of `methods.refine.Refine`.
     """
 
     summary: str
     window: tuple[float, float] | None = None
-    similarity: str = "lncc"
-    linear: str = "lncc"
+    refine: Mapping[str, Any] = field(default_factory=dict)
 
 
+STIFF = {
+    "similarity": "mind",
+    "scales": (2, 1),
+    "iterations": (40, 20),
+    "gradient_smoothing": 2.0,
+    "field_smoothing": 2.0,
+    "damping": 2.0,
+}
 PRESETS = {
-    "mr": Preset("MR with MR of like or unlike contrast, and any images without fixed units"),
+    "mr": Preset("MR with MR of the same contrast, and any images without fixed units"),
     "ct": Preset("CT with CT: soft tissue and bone", window=SOFT_TISSUE),
     "ct-lung": Preset("CT with CT: lungs", window=(-1000.0, 200.0)),
-    "multimodal": Preset("CT with MR, and contrasts that share no edges", similarity="mind", linear="nmi"),
+    "multimodal": Preset("images of unlike contrast: CT with MR, T1 with T2, FLAIR, PD or EPI", refine=STIFF),
 }
 
 
@@ -54,18 +62,19 @@ class Prepared:
     def onto(self, target: Grid, matrix: np.ndarray | None = None) -> Prepared:
         """Pulled onto another lattice through a homogeneous matrix from its points to this image's points.
 
-        Smoothed first where the other lattice is coarser. Outside, the values and the mask are 0.
+        Smoothed first where the other lattice is coarser. Outside, values are 0 and do not count: the result has a mask
+        where this image has one or does not reach every voxel.
         """
         displacement = linear_displacement(target, self.grid, matrix).to(self.values)
         values = spatial.warp(antialiased(self.values, self.grid, target), displacement)
-        mask = self.mask
-        if mask is not None:
-            mask = spatial.warp(antialiased(mask, self.grid, target), displacement)
-        return Prepared(values, target, mask)
+        mask = _reached(displacement, self.grid)
+        if self.mask is not None:
+            mask = mask * spatial.warp(antialiased(self.mask, self.grid, target), displacement)
+        return Prepared(values, target, mask if mask.min() < 1 or self.mask is not None else None)
 
     def cropped(self, first: list[int], size: list[int]) -> Prepared:
         """The box of `size` voxels from index `first` (i, j[, k])."""
-        box = (..., *[slice(f, f + n) for f, n in zip(first[::-1], size[::-1], strict=True)])
+        box: tuple = (..., *[slice(f, f + n) for f, n in zip(first[::-1], size[::-1], strict=True)])
         mask = None if self.mask is None else self.mask[box]
         return Prepared(self.values[box], self.grid.cropped(first, size), mask)
 
@@ -78,6 +87,17 @@ def linear_displacement(target: Grid, source: Grid, matrix: np.ndarray | None = 
     """Displacement `[1, d, *S]`, in voxels counted from both lattices' first, that pulls `source` onto `target`."""
     matrix = np.eye(target.dimension + 1) if matrix is None else matrix
     return spatial.linear_displacement(source.physical_to_tensor @ matrix @ target.tensor_to_physical, target.shape)
+
+
+def _reached(displacement: Tensor, grid: Grid) -> Tensor:
+    """1 where `p + u(p)` lies between an image's outer voxel centres, `[1, 1, *S]`."""
+    reached = torch.ones_like(displacement[:, :1], dtype=torch.bool)
+    for axis, (size, last) in enumerate(zip(displacement.shape[2:], grid.shape, strict=True)):
+        steps = torch.arange(size, device=displacement.device)
+        steps = steps.view([-1 if a == axis else 1 for a in range(grid.dimension)])
+        index = displacement[:, axis : axis + 1] + steps
+        reached &= (index > -1e-3) & (index < last - 1 + 1e-3)
+    return reached.to(displacement.dtype)
 
 
 def antialiased(values: Tensor, grid: Grid, target: Grid) -> Tensor:

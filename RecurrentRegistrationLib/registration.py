@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from RecurrentRegistrationLib import __version__, memory, methods, spatial
-from RecurrentRegistrationLib.alignment import align, named_start
+from RecurrentRegistrationLib.alignment import LIKE, align, named_start
 from RecurrentRegistrationLib.errors import InputError, OutOfMemoryError, is_out_of_memory
 from RecurrentRegistrationLib.methods.base import Method
 from RecurrentRegistrationLib.methods.refine import SIMILARITIES, Refine
@@ -278,19 +278,19 @@ class Run:
 
     def _align(self, fixed: Prepared, moving: Prepared) -> Iterator[Step]:
         self.phase = "align"
-        similarity = SIMILARITIES[PRESETS[self.preset].linear]()
         initial = self.options.initial
         begin = self._start
         if self._start is None:
             begin = named_start(fixed, moving, "none" if initial == "auto" else str(initial))
-        iterations = align(
-            fixed, moving, kind=self.options.linear, search=initial == "auto", start=begin, similarity=similarity
-        )
+        iterations = align(fixed, moving, kind=self.options.linear, search=initial == "auto", start=begin)
         previous = self._matrix
         began = time.perf_counter()
         for alignment in iterations:
             if alignment.note:
                 self.notes.append(alignment.note)
+            if alignment.agreement is not None:
+                self._judge_contrast(alignment.agreement)
+                continue
             self._matrix = alignment.matrix
             linear = self.grid.physical_to_tensor @ alignment.matrix @ self.grid.tensor_to_physical
             moved = np.linalg.norm(_corner_change(self.grid, previous, alignment.matrix), axis=1).mean()
@@ -302,7 +302,7 @@ class Run:
                     values=torch.zeros(1, self.grid.dimension, *[2] * self.grid.dimension),
                     shape=self.grid.shape,
                     seconds=time.perf_counter() - began,
-                    measure=lambda _, score=alignment.score: score,
+                    measure=lambda _, score=alignment.score: score,  # type: ignore[misc]
                     linear=linear,
                     moved=float(moved) / self._pitch,
                 )
@@ -354,6 +354,14 @@ class Run:
 
     # ---- choices
 
+    def _judge_contrast(self, agreement: float) -> None:
+        """Turn to the multimodal preset where the contrasts turn out to differ and nothing else was asked for."""
+        if agreement > LIKE or self.options.preset != "auto" or self.preset == "multimodal":
+            return
+        self.preset = "multimodal"
+        self.notes.append(f"The contrasts differ (agreement {agreement:.2f}): preset multimodal.")
+        self._method = self._create_method()
+
     def _choose_preset(self) -> str:
         name = self.options.preset
         if name == "auto":
@@ -366,9 +374,11 @@ class Run:
     def _read_start(self) -> np.ndarray | None:
         initial = self.options.initial
         if isinstance(initial, str) and initial in STARTS:
-            if initial == "none" and self.options.linear != "none":
+            if initial == "none":
                 _check_overlap(self._fixed.grid, self._moving.grid)
             return None
+        if isinstance(initial, str) and not Path(initial).exists():
+            raise InputError(f"There is no start '{initial}'; choose {', '.join(STARTS)} or the file of a transform.")
         transform = initial if isinstance(initial, Transform) else Transform.read(initial)
         transform = transform.simplified()
         if transform.dimension != self._fixed.grid.dimension or any(not isinstance(p, Affine) for p in transform.parts):
@@ -377,12 +387,12 @@ class Run:
 
     @property
     def _similarity(self) -> str:
-        return self.options.similarity or PRESETS[self.preset].similarity
+        return self.options.similarity or PRESETS[self.preset].refine.get("similarity", "lncc")
 
     def _create_method(self) -> Method:
         options = dict(self.options.method_options)
         if self._name == "refine":
-            options.setdefault("similarity", self._similarity)
+            options = {**PRESETS[self.preset].refine, "similarity": self._similarity, **options}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.options.seed)
             method = methods.create(self._name, self._fixed.grid.dimension, **options)
@@ -406,7 +416,8 @@ class Run:
         box = self._fixed.grid.cropped(first, size)
         d = box.dimension
         asked = self.options.spacing or self._method.card.spacing
-        spacing = asked or max(min(box.spacing), (math.prod(box.extent) / VOXELS) ** (1 / d))
+        useful = max(min(box.spacing), max(s for n, s in zip(box.size, box.spacing, strict=True) if n > 1) / 2)
+        spacing = asked or max(useful, (math.prod(box.extent) / VOXELS) ** (1 / d))
         if spacing <= 0:
             raise InputError(f"The working spacing must be positive; it is {spacing} mm.")
         limit = 0.8 * (self.options.memory_limit or memory.available(self.device))

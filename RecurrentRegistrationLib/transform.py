@@ -196,25 +196,27 @@ class Transform:
     @classmethod
     def from_sitk(cls, transform: sitk.Transform) -> Transform:
         """Take over a SimpleITK transform: linear ones, displacement fields and composites of them."""
+        d = transform.GetDimension()
         kind = transform.GetTransformEnum()
+        if kind == sitk.sitkIdentity:
+            return cls((), d)
+        if (
+            transform.IsLinear()
+        ):  # also composites of linear parts, and ITK's own base class, which SimpleITK does not know
+            matrix = np.eye(d + 1)
+            matrix[:-1, -1] = transform.TransformPoint([0.0] * d)
+            for axis in range(d):
+                matrix[:-1, axis] = np.array(transform.TransformPoint(np.eye(d)[axis].tolist())) - matrix[:-1, -1]
+            return cls((Affine(matrix),))
         if kind == sitk.sitkComposite:
             composite = sitk.CompositeTransform(transform)
             count = composite.GetNumberOfTransforms()
             parts = [cls.from_sitk(composite.GetNthTransform(n)).parts for n in reversed(range(count))]
-            return cls(tuple(p for group in parts for p in group), transform.GetDimension())
+            return cls(tuple(p for group in parts for p in group), d)
         if kind == sitk.sitkDisplacementField:
             image = sitk.DisplacementFieldTransform(transform).GetDisplacementField()
             return cls((DisplacementField.from_sitk(image),))
-        if kind == sitk.sitkIdentity:
-            return cls((), transform.GetDimension())
-        if not transform.IsLinear():
-            raise InputError(f"A transform of type {transform.GetName()} is not read: save it as a displacement field.")
-        d = transform.GetDimension()
-        matrix = np.eye(d + 1)
-        matrix[:-1, -1] = transform.TransformPoint([0.0] * d)
-        for axis in range(d):
-            matrix[:-1, axis] = np.array(transform.TransformPoint(np.eye(d)[axis].tolist())) - matrix[:-1, -1]
-        return cls((Affine(matrix),))
+        raise InputError(f"A transform of type {transform.GetName()} is not read: save it as a displacement field.")
 
     @classmethod
     def read(cls, path: str | Path) -> Transform:

@@ -6,7 +6,7 @@ over the batch, differentiable in `warped`.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -76,6 +76,15 @@ class LocalCorrelation(nn.Module):
         return covariance * (variance_fixed * variance_warped).rsqrt()
 
 
+def contrast_agreement(fixed: Tensor, warped: Tensor, weight: Tensor | None = None) -> float:
+    """Signed share of the squared local correlation, -1 to 1: near 1 where bright is bright in both images."""
+    measure = LocalCorrelation(2, squared=False)
+    weight = torch.ones_like(fixed[:, :1]) if weight is None else weight
+    correlation = measure._correlation(fixed, warped, weight)
+    total = (weight * correlation.square()).sum()
+    return ((weight * correlation * correlation.abs()).sum() / total.clamp_min(1e-6)).item()
+
+
 def box_sum(values: Tensor, radius: int) -> Tensor:
     """Sum over windows of `2 radius + 1` voxels along every axis of `[B, C, *S]`; nothing lies outside."""
     dimension, size = values.ndim - 2, 2 * radius + 1
@@ -94,7 +103,7 @@ class _FusedCorrelation(torch.autograd.Function):
     """`LocalCorrelation` by the fused CPU kernels; the backward pass keeps three volumes and no graph."""
 
     @staticmethod
-    def forward(ctx, fixed: Tensor, warped: Tensor, weight: Tensor, loss: LocalCorrelation):
+    def forward(ctx: Any, fixed: Tensor, warped: Tensor, weight: Tensor, loss: LocalCorrelation) -> Tensor:
         weight = weight.expand_as(fixed)
         total, mass, coefficients = kernels.local_correlation(
             fixed, warped, weight, loss.radius, loss.epsilon, loss.squared
@@ -105,7 +114,7 @@ class _FusedCorrelation(torch.autograd.Function):
         return 1 - (total / mass).mean()
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         fixed, warped, weight, coefficients, mass = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second derivative will follow
             loss = ctx.loss.by_torch(fixed, warped, weight)
