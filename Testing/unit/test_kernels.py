@@ -114,6 +114,20 @@ class TestSmooth:
             assert kernels.can_smooth(image)
 
 
+class TestJacobian:
+    @pytest.mark.parametrize("shape", [(5, 8, 6), (2, 2, 2), (1, 7, 9)], ids=str)
+    def test_is_torchs(self, shape, by_torch):
+        displacement = restless(2, shape)
+        found = spatial.jacobian_determinant(displacement)
+        assert torch.allclose(found, by_torch(spatial.jacobian_determinant, displacement), rtol=1e-4, atol=1e-4)
+
+    def test_leaves_derivatives_to_torch(self):
+        displacement = restless(1, (4, 4, 4)).requires_grad_()
+        assert not kernels.can_differentiate(displacement)
+        spatial.jacobian_determinant(displacement).sum().backward()
+        assert displacement.grad.abs().max() > 0
+
+
 def naive_correlation(fixed: Tensor, warped: Tensor, weight: Tensor, radius: int, epsilon: float, squared: bool):
     """One minus the weighted mean of local correlations, every window cut out and counted by itself."""
     losses = []

@@ -187,6 +187,28 @@ class TestCompose:
         assert torch.allclose(spatial.compose(zero, displacement), displacement, atol=1e-6)
 
 
+class TestLinear:
+    @shapes
+    def test_a_matrix_becomes_its_displacement(self, shape):
+        d = len(shape)
+        matrix = np.eye(d + 1)
+        matrix[:d] += np.random.default_rng(2).uniform(-0.3, 0.3, (d, d + 1))
+        expected = linear_map(shape, matrix[:d, :d] - np.eye(d), matrix[:d, d])
+        assert torch.allclose(spatial.linear_displacement(matrix, shape).double(), expected, atol=1e-5)
+
+    @shapes
+    def test_a_matrix_after_a_displacement_is_their_composition(self, shape):
+        d = len(shape)
+        matrix = np.eye(d + 1)
+        matrix[:d] += np.random.default_rng(2).uniform(-0.05, 0.05, (d, d + 1))
+        displacement = smooth_displacement(shape, 0.7)
+        composed = spatial.compose(displacement, spatial.linear_displacement(matrix, shape))
+        where = inside(displacement).expand(1, d, *shape)
+        assert where.any()
+        found = spatial.follow_linear(displacement, matrix)
+        assert torch.allclose(found[where], composed[where], atol=1e-5)
+
+
 class TestInvert:
     @pytest.mark.parametrize("shape", [(20, 16), (14, 18, 12)], ids=str)
     def test_a_smooth_displacement(self, shape):
