@@ -1,0 +1,78 @@
+"""Ctrl-C at any moment: exit status 130, and the folder of results is complete or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from RecurrentRegistrationLib.transform import Transform
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends Ctrl-C the way Unix does")
+
+COMPLETE = {"displacement.nrrd", "jacobian.nrrd", "report.json", "report.png", "transform.h5", "warped.nrrd"}
+
+
+def started(images: Path, output: Path, *more: str) -> subprocess.Popen[str]:
+    """A registration that takes long, in a process of its own."""
+    line = [sys.executable, "-m", "RecurrentRegistrationLib", "register"]
+    line += [str(images / "fixed2d.nrrd"), str(images / "moving2d.nrrd"), "-o", str(output / "out"), *more]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def wait_for(process: subprocess.Popen[str], phase: str) -> None:
+    """Read what the process says until it is in a phase."""
+    assert process.stderr is not None
+    for said in process.stderr:
+        if said.startswith(phase):
+            return
+    pytest.fail(f"the process ended before '{phase}'")
+
+
+def interrupted(process: subprocess.Popen[str]) -> tuple[int, str, float]:
+    """Press Ctrl-C: exit status, what was said, and seconds until the end."""
+    began = time.perf_counter()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    return process.returncode, said, time.perf_counter() - began
+
+
+@pytest.mark.parametrize("seconds", [0.3, 1.0, 2.0])
+def test_while_it_starts(seconds, images, tmp_path):
+    process = started(images, tmp_path, "--linear", "none", "--steps", "100000")
+    time.sleep(seconds)
+    status, said, _ = interrupted(process)
+    if seconds > 0.5 or status != -signal.SIGINT:  # Python itself may not have begun yet
+        assert status == 130, said
+    assert "Traceback" not in said or status == -signal.SIGINT
+    assert {file.name for file in tmp_path.glob("out/*")} in (set(), COMPLETE)
+
+
+def test_in_the_deformation_the_finished_steps_are_kept(images, tmp_path):
+    process = started(images, tmp_path, "--linear", "none", "--initial", "none", "--steps", "100000")
+    wait_for(process, "deform")
+    time.sleep(0.5)
+    status, said, _ = interrupted(process)
+    assert status == 130, said
+    assert "the last finished step is written" in said
+    assert {file.name for file in (tmp_path / "out").iterdir()} == COMPLETE
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert 0 < len(report["steps"]) < 100000
+    assert Transform.read(tmp_path / "out" / "transform.h5").dimension == 2
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
+
+
+def test_while_it_writes_nothing_is_left(images, tmp_path):
+    process = started(images, tmp_path, "--linear", "none", "--initial", "none", "--steps", "2")
+    wait_for(process, "write")
+    status, said, _ = interrupted(process)
+    assert status in (130, 0), said
+    assert {file.name for file in tmp_path.glob("out/*")} == (COMPLETE if status == 0 else set())
+    assert not list(tmp_path.glob(".*"))
