@@ -1,0 +1,288 @@
+"""What every method owes its caller, checked for all of them in 2D and 3D: a new file in `methods/` is tested at once.
+
+What a method promises is read from its card; nothing here knows a method by name.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import re
+
+import pytest
+import torch
+from safetensors.torch import load_model, save_model
+
+from RecurrentRegistrationLib import methods, spatial
+from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.methods import Card, Method
+from RecurrentRegistrationLib.step import Step
+
+SHAPES = {2: (23, 30), 3: (13, 18, 15)}  # no cube, no power of two, odd and even axes
+VERY_SHORT = 3  # steps of a method without weights: each may be many iterations
+CASES = [(name, dimension) for name in methods.names() for dimension in methods.card(name).dimensions]
+TRAINED = [case for case in CASES if methods.card(case[0]).trained]
+STARTS_AT_IDENTITY = [case for case in TRAINED if methods.card(case[0]).identity_at_start]
+
+
+def for_cases(cases: list[tuple[str, int]]):
+    return pytest.mark.parametrize(("name", "dimension"), cases, ids=[f"{n}-{d}d" for n, d in cases])
+
+
+@functools.cache
+def untouched(name: str, dimension: int) -> Method:
+    """A method as it is made; tests must not change it."""
+    torch.manual_seed(0)
+    return methods.create(name, dimension).eval()
+
+
+def awake(name: str, dimension: int, seed: int = 0) -> Method:
+    """A method whose weights have all moved a little from where they start, so that none of them idles at zero."""
+    torch.manual_seed(seed)
+    method = methods.create(name, dimension).eval()
+    with torch.no_grad():
+        for parameter in method.parameters():
+            fan_in = max(parameter[0].numel(), 1) if parameter.ndim > 1 else 100
+            parameter.add_(torch.randn_like(parameter), alpha=0.3 * fan_in**-0.5)
+    return method
+
+
+def pair(card: Card, shape: tuple[int, ...], batch: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """A smooth random moving image and a fixed one that is pulled from it, with the intensities that the card wants."""
+    generator = torch.Generator().manual_seed(1)
+    moving = spatial.gaussian_smooth(torch.rand(batch, 1, *shape, generator=generator), 1.5)
+    low, high = moving.amin(), moving.amax()
+    moving = (moving - low) / (high - low)
+    shift = spatial.gaussian_smooth(torch.randn(batch, len(shape), *shape, generator=generator), 4.0)
+    fixed = spatial.warp(moving, shift * 1.5 / shift.norm(dim=1).mean(), padding="border")
+    if card.intensities == "zscore":
+        return ((fixed - 0.5) / moving.std()).clamp(-2, 2), ((moving - 0.5) / moving.std()).clamp(-2, 2)
+    return fixed, moving
+
+
+def length(card: Card) -> int:
+    """Steps that pass through all stages of a method with weights."""
+    return card.default_steps if card.trained else min(card.default_steps, VERY_SHORT)
+
+
+def run(method: Method, fixed: torch.Tensor, moving: torch.Tensor, **options) -> list[Step]:
+    options.setdefault("count", length(method.card))
+    return list(method.steps(fixed, moving, **options))
+
+
+def without_graph(method: Method, fixed: torch.Tensor, moving: torch.Tensor, **options) -> torch.Tensor:
+    with torch.no_grad():
+        return run(method, fixed, moving, **options)[-1].displacement
+
+
+def loss_of(steps: list[Step]) -> torch.Tensor:
+    """A loss that no symmetry of the displacement can zero."""
+    generator = torch.Generator().manual_seed(2)
+    weight = torch.randn(steps[-1].displacement.shape, generator=generator)
+    return sum((weight * step.displacement).mean() for step in steps)
+
+
+def gradients(method: Method, fixed: torch.Tensor, moving: torch.Tensor) -> dict[str, torch.Tensor | None]:
+    method.zero_grad(set_to_none=True)
+    loss_of(run(method, fixed, moving)).backward()
+    return {name: parameter.grad for name, parameter in method.named_parameters()}
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_card_is_complete(name):
+    card = methods.card(name)
+    assert card.name == name
+    assert card.title
+    assert re.fullmatch(r"[A-Z].*\.", card.summary), "one sentence"
+    assert re.search(r"\b(19|20)\d\d\b", card.reference), "a year"
+    assert set(card.dimensions) <= {2, 3}
+    assert card.dimensions
+    assert card.default_steps >= 1
+    assert card.multiple >= 1
+    assert card.intensities in ("unit", "zscore")
+    assert card.bytes_per_voxel > 0
+
+
+@for_cases(CASES)
+def test_card_counts_the_parameters(name, dimension):
+    card = methods.card(name)
+    count = sum(parameter.numel() for parameter in untouched(name, dimension).parameters())
+    assert card.parameters.get(dimension, 0) == count
+    assert card.trained == (count > 0)
+
+
+@for_cases(CASES)
+def test_steps_are_whole(name, dimension):
+    """Displacements of the working shape, counted from 1, finite, with what the card says; inputs untouched."""
+    method, shape = untouched(name, dimension), SHAPES[dimension]
+    fixed, moving = pair(method.card, shape, batch=2)
+    before = fixed.clone(), moving.clone()
+    with torch.no_grad():
+        steps = run(method, fixed, moving)
+    assert [step.index for step in steps] == list(range(1, len(steps) + 1))
+    assert len(steps) == length(method.card)
+    for step in steps:
+        assert step.stage
+        assert step.shape == shape
+        assert step.displacement.shape == (2, dimension, *shape)
+        assert step.displacement.dtype == torch.float32
+        assert step.displacement.isfinite().all()
+        assert not step.displacement.requires_grad
+        assert step.mean_update >= 0
+    assert all(a.seconds <= b.seconds for a, b in itertools.pairwise(steps))
+    assert {key for step in steps for key in step.attached} == set(method.card.attaches)
+    assert torch.equal(fixed, before[0])
+    assert torch.equal(moving, before[1])
+
+
+@for_cases(STARTS_AT_IDENTITY)
+def test_untrained_moves_nothing_where_the_card_says_so(name, dimension):
+    method = untouched(name, dimension)
+    assert without_graph(method, *pair(method.card, SHAPES[dimension])).abs().max() < 0.01
+
+
+@for_cases([case for case in CASES if case not in TRAINED])
+def test_without_weights_equal_images_stay(name, dimension):
+    method = untouched(name, dimension)
+    fixed, _ = pair(method.card, SHAPES[dimension])
+    assert without_graph(method, fixed, fixed.clone()).abs().mean() < 0.02
+
+
+@for_cases(CASES)
+def test_any_size(name, dimension):
+    method = untouched(name, dimension)
+    for shape in ((16, 37), (33, 9)) if dimension == 2 else ((16, 9, 21),):
+        displacement = without_graph(method, *pair(method.card, shape))
+        assert displacement.shape == (1, dimension, *shape)
+        assert displacement.isfinite().all()
+
+
+@for_cases(CASES)
+def test_batch_of_two_is_two_runs(name, dimension):
+    method = awake(name, dimension)
+    fixed, moving = pair(method.card, SHAPES[dimension], batch=2)
+    together = without_graph(method, fixed, moving)
+    for item in range(2):
+        alone = without_graph(method, fixed[item : item + 1], moving[item : item + 1])
+        torch.testing.assert_close(together[item : item + 1], alone, atol=1e-3, rtol=1e-3)
+
+
+@for_cases(CASES)
+def test_state_continues_where_it_stopped(name, dimension):
+    """Any step's state, taken up again, gives the next step of the one long run; beyond the default where recurrent."""
+    method = awake(name, dimension)
+    fixed, moving = pair(method.card, SHAPES[dimension])
+    with torch.no_grad():
+        steps = run(method, fixed, moving, count=length(method.card) + method.card.recurrent)
+        for before, after in itertools.pairwise(steps):
+            following = next(iter(method.steps(fixed, moving, state=before.state, count=1)))
+            assert following.index == after.index
+            torch.testing.assert_close(following.displacement, after.displacement, atol=1e-3, rtol=1e-3)
+
+
+@for_cases(CASES)
+def test_a_run_can_be_left_and_begun_anew(name, dimension):
+    """A run that was stopped after its first step leaves nothing behind, and the same seed gives the same steps."""
+    method = awake(name, dimension)
+    fixed, moving = pair(method.card, SHAPES[dimension])
+    with torch.no_grad():
+        whole = run(method, fixed, moving)
+        left = method.steps(fixed, moving, count=length(method.card))
+        first = next(left)
+        left.close()
+        torch.testing.assert_close(first.displacement, whole[0].displacement)
+        again = run(awake(name, dimension), fixed, moving)
+    torch.testing.assert_close(again[-1].displacement, whole[-1].displacement)
+    torch.testing.assert_close(without_graph(method, fixed, moving), whole[-1].displacement)
+
+
+@for_cases(CASES)
+def test_masks_of_everything_change_nothing(name, dimension):
+    method = awake(name, dimension)
+    fixed, moving = pair(method.card, SHAPES[dimension])
+    everywhere = torch.ones_like(fixed)
+    masked = without_graph(method, fixed, moving, fixed_mask=everywhere, moving_mask=everywhere)
+    # A moving mask also ends where the moving image does, so a method that heeds it may differ at the border.
+    difference = (masked - without_graph(method, fixed, moving)).norm(dim=1)
+    assert difference.median() < 0.05
+
+
+@for_cases(CASES)
+def test_masks_of_parts_are_taken(name, dimension):
+    method = awake(name, dimension)
+    fixed, moving = pair(method.card, SHAPES[dimension])
+    part = torch.zeros_like(fixed)
+    part[..., :8] = 1
+    assert without_graph(method, fixed, moving, fixed_mask=part, moving_mask=part).isfinite().all()
+
+
+@for_cases(CASES)
+def test_empty_images_stay_finite(name, dimension):
+    method = awake(name, dimension)
+    empty = torch.zeros(1, 1, *SHAPES[dimension])
+    assert without_graph(method, empty, empty.clone()).isfinite().all()
+
+
+@for_cases(CASES)
+def test_displacements_stay_float32_in_half_precision(name, dimension):
+    method = untouched(name, dimension)
+    fixed, moving = pair(method.card, SHAPES[dimension])
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        steps = run(method, fixed, moving)
+    for step in steps:
+        assert step.values.dtype == torch.float32
+        assert step.values.isfinite().all()
+
+
+@for_cases(TRAINED)
+def test_gradients_reach_every_parameter(name, dimension):
+    method = awake(name, dimension)
+    found = gradients(method, *pair(method.card, SHAPES[dimension]))
+    unreached = [key for key, gradient in found.items() if gradient is None or not gradient.any()]
+    assert not unreached
+    assert all(gradient.isfinite().all() for gradient in found.values())
+
+
+@for_cases(TRAINED)
+def test_checkpointing_changes_memory_only(name, dimension):
+    fixed, moving = pair(methods.card(name), SHAPES[dimension])
+    method = awake(name, dimension)
+    plain, kept = gradients_and_memory(method, fixed, moving)
+    method.checkpoint = True
+    recomputed, kept_less = gradients_and_memory(method, fixed, moving)
+    assert kept_less < kept
+    for key, gradient in plain.items():
+        torch.testing.assert_close(recomputed[key], gradient, atol=1e-5, rtol=1e-3, msg=key)
+
+
+def gradients_and_memory(method, fixed, moving) -> tuple[dict[str, torch.Tensor], int]:
+    """Gradients, and the bytes of all that the forward pass keeps for the backward pass."""
+    kept: dict[tuple[int, int], int] = {}
+    method.zero_grad(set_to_none=True)
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.data_ptr(), tensor.numel()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = loss_of(run(method, fixed, moving))
+    loss.backward()
+    return {name: parameter.grad for name, parameter in method.named_parameters()}, sum(kept.values())
+
+
+@for_cases(TRAINED)
+def test_safetensors_bring_the_weights_back(name, dimension, tmp_path):
+    method, other = awake(name, dimension, seed=0), awake(name, dimension, seed=1)
+    fixed, moving = pair(method.card, SHAPES[dimension])
+    expected = without_graph(method, fixed, moving)
+    assert not torch.equal(without_graph(other, fixed, moving), expected)
+    save_model(method, str(tmp_path / "weights.safetensors"))
+    load_model(other, tmp_path / "weights.safetensors")
+    torch.testing.assert_close(without_graph(other, fixed, moving), expected)
+
+
+def test_unknown_names_and_dimensions_are_refused():
+    with pytest.raises(InputError, match="no method 'magic'"):
+        methods.create("magic")
+    with pytest.raises(InputError, match="does not register 4D images"):
+        methods.create(methods.names()[0], 4)
