@@ -1,0 +1,101 @@
+"""RAN: published sizes, variants, the lattices of its steps, both directions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.layers.residual_aligner import ResidualAligner
+from RecurrentRegistrationLib.methods import ran
+from RecurrentRegistrationLib.methods.ran import MotionSeparableNetwork, Structure, on_extent
+from RecurrentRegistrationLib.metrics.separability import cell_sizes
+from RecurrentRegistrationLib.step import Step
+
+SMALL = Structure((2, 2, 1), (2, 1, 1), skips=3, first=1, encoder=(2, 4), decoder=(4, 4, 3))
+
+
+def small(dimension: int) -> MotionSeparableNetwork:
+    torch.manual_seed(0)
+    return MotionSeparableNetwork(dimension, SMALL, ResidualAligner).eval()
+
+
+def parameters(method: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in method.parameters())
+
+
+def test_released_network_has_its_published_size():
+    assert parameters(ran.create(3)) == 738_065
+    assert parameters(ran.create(3, confident=False)) == 738_030
+
+
+@pytest.mark.parametrize(("variant", "count"), [("ran0", 631_161), ("ran4", 661_729), ("ran4+", 687_665)])
+def test_sizes_of_the_other_variants(variant, count):
+    assert parameters(ran.create(3, variant=variant)) == count
+
+
+@pytest.mark.parametrize(("variant", "common"), [("ran0", 0), ("ran3", 3), ("ran4", 4), ("ran4+", 4)])
+def test_variants_raise_as_many_levels_as_they_say(variant, common):
+    assert list(ran.STRUCTURES[variant].scales) == cell_sizes(5, common)
+
+
+@pytest.mark.parametrize("variant", ran.STRUCTURES)
+@pytest.mark.parametrize("options", [{}, {"heads": 1}, {"confident": False}])
+def test_every_variant_runs_with_every_ablation(variant, options):
+    torch.manual_seed(0)
+    method = ran.create(2, variant=variant, **options).eval()
+    with torch.no_grad():
+        steps = list(method.steps(torch.rand(1, 1, 9, 14), torch.rand(1, 1, 9, 14)))
+    scales = ran.STRUCTURES[variant].scales
+    assert [tuple(step.values.shape[2:]) for step in steps] == [(-(-9 // s), -(-14 // s)) for s in scales]
+    assert all(("confidence" in step.attached) == options.get("confident", True) for step in steps)
+
+
+@pytest.mark.parametrize("shape", [(13, 10), (7, 6, 9)])
+def test_exchanged_images_exchange_the_directions(shape):
+    method, fixed, moving = small(len(shape)), torch.rand(2, 1, *shape), torch.rand(2, 1, *shape)
+    with torch.no_grad():
+        there, back = list(method.steps(fixed, moving)), list(method.steps(moving, fixed))
+    for step, other in zip(there, back, strict=True):
+        torch.testing.assert_close(step.attached["backward"], other.values)
+
+
+def test_both_directions_learn():
+    method = small(2)
+    step = list(method.steps(torch.rand(1, 1, 12, 8), torch.rand(1, 1, 12, 8)))[-1]
+    step.attached["backward"].square().mean().backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in method.parameters())
+
+
+def test_more_steps_than_levels_are_refused():
+    method, image = small(2), torch.rand(1, 1, 8, 8)
+    steps = list(method.steps(image, image))
+    assert len(steps) == 3
+    with pytest.raises(InputError, match="3 of its 3 levels left"):
+        next(method.steps(image, image, count=4))
+    with pytest.raises(InputError, match="0 of its 3 levels left"):
+        next(method.steps(image, image, count=1, state=steps[-1].state))
+
+
+@pytest.mark.parametrize("shape", [(11, 16), (9, 14, 11)])
+@pytest.mark.parametrize("scale", [1, 2, 4])
+def test_pooled_lattices_are_laid_over_the_image(shape, scale):
+    """A displacement linear in the image's voxels, written at the centres of pooled voxels, comes back as it was."""
+    dimension = len(shape)
+    pooled = [-(-n // scale) + 2 for n in shape]  # padding reaches further than the image
+    centres = torch.stack(
+        torch.meshgrid(*[scale * torch.arange(float(n)) + (scale - 1) / 2 for n in pooled], indexing="ij")
+    )
+    slopes = torch.tensor([0.1, -0.2, 0.3])[:dimension].view(1, -1, *[1] * dimension)
+    values = on_extent(slopes * centres.unsqueeze(0) / scale, scale, shape)
+    step = Step(1, "", values, shape)
+    voxels = torch.stack(torch.meshgrid(*[torch.arange(float(n)) for n in shape], indexing="ij"))
+    # Outside the outermost centres the pooled lattice knows nothing: its edge values go on there.
+    inside = (..., *[slice(scale + 1, None)] * dimension)
+    expected = (slopes * voxels).expand(1, -1, *shape)
+    torch.testing.assert_close(step.displacement[inside], expected[inside], atol=1e-4, rtol=0)
+
+
+def test_unknown_variants_are_refused():
+    with pytest.raises(InputError, match="no variant 'ran9'"):
+        ran.create(3, variant="ran9")
