@@ -10,7 +10,6 @@ import dataclasses
 import math
 import platform
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,17 +22,17 @@ from torch import Tensor
 
 from RecurrentRegistrationLib import __version__, memory, methods, spatial
 from RecurrentRegistrationLib.alignment import LIKE, align, named_start
+from RecurrentRegistrationLib.checks import check_images, check_mask, check_overlap
 from RecurrentRegistrationLib.errors import InputError, OutOfMemoryError, is_out_of_memory
+from RecurrentRegistrationLib.lattice import faded_out, working_grid
 from RecurrentRegistrationLib.methods.base import Method
 from RecurrentRegistrationLib.methods.refine import SIMILARITIES, Refine
-from RecurrentRegistrationLib.preparation import PRESETS, Prepared, choose_preset, foreground_box, prepare
+from RecurrentRegistrationLib.preparation import PRESETS, Prepared, choose_preset, prepare
 from RecurrentRegistrationLib.step import Step
 from RecurrentRegistrationLib.transform import Affine, DisplacementField, Transform
 from RecurrentRegistrationLib.volume import Grid, Volume, resample
 
 STARTS = ("auto", "none", "geometry", "moments")
-MARGIN = 8.0  # millimetres around what is not air
-VOXELS = 5_000_000  # of the default working lattice; finer lattices cost more than they gain
 ALIGNED = 100  # linear steps, about
 FIXED_COST = 700 * 2**20  # bytes of torch and SimpleITK themselves
 
@@ -156,9 +155,9 @@ class Run:
         moving_mask: Volume | None,
         options: Options,
     ) -> None:
-        _check_images(fixed, moving)
-        _check_masks(fixed, fixed_mask, "fixed")
-        _check_masks(moving, moving_mask, "moving")
+        check_images(fixed, moving)
+        check_mask(fixed, fixed_mask, "fixed")
+        check_mask(moving, moving_mask, "moving")
         self.options = options
         self.notes: list[str] = []
         self.phase = "prepare"
@@ -228,7 +227,7 @@ class Run:
         """The transform that a step stands for; its field covers the whole fixed image."""
         parts: list[Affine | DisplacementField] = [Affine(self._matrix_of(step))]
         if step.values.abs().max() > 0:
-            parts.insert(0, self._covering(step))
+            parts.insert(0, faded_out(step, self.grid, self._fixed.grid))
         return Transform(tuple(parts))
 
     def result(self, step: Step | None = None) -> Registration:
@@ -375,7 +374,7 @@ class Run:
         initial = self.options.initial
         if isinstance(initial, str) and initial in STARTS:
             if initial == "none":
-                _check_overlap(self._fixed.grid, self._moving.grid)
+                check_overlap(self._fixed.grid, self._moving.grid)
             return None
         if isinstance(initial, str) and not Path(initial).exists():
             raise InputError(f"There is no start '{initial}'; choose {', '.join(STARTS)} or the file of a transform.")
@@ -410,30 +409,20 @@ class Run:
         return math.prod(self.grid.spacing) ** (1 / self.grid.dimension)
 
     def _working_grid(self) -> Grid:
-        """A box around the fixed anatomy, as fine as asked for or as the image, the budget and the memory allow."""
         prepared = prepare(self._fixed, self._masks[0], PRESETS[self.preset])
-        first, size = foreground_box(prepared, MARGIN * max(1.0, max(self._fixed.grid.extent) / 250))
-        box = self._fixed.grid.cropped(first, size)
-        d = box.dimension
-        asked = self.options.spacing or self._method.card.spacing
-        useful = max(min(box.spacing), max(s for n, s in zip(box.size, box.spacing, strict=True) if n > 1) / 2)
-        spacing = asked or max(useful, (math.prod(box.extent) / VOXELS) ** (1 / d))
-        if spacing <= 0:
-            raise InputError(f"The working spacing must be positive; it is {spacing} mm.")
         limit = 0.8 * (self.options.memory_limit or memory.available(self.device))
-        fitting = spacing
-        while self._bytes(box, fitting) > limit:
-            fitting *= 1.1
-            if max(box.extent) / fitting < 16:
-                raise OutOfMemoryError(
-                    f"Registering these images needs more than the {limit / 2**30:.1f} GiB of memory that are free."
-                )
-        if fitting > spacing:
-            self.notes.append(f"The working lattice is {fitting:.2f} mm instead of {spacing:.2f} mm, to fit in memory.")
-        return box.resampled([s if n == 1 else fitting for n, s in zip(box.size, box.spacing, strict=True)])
+        asked = self.options.spacing or self._method.card.spacing
+        grid, finest = working_grid(prepared, asked, lambda voxels: self._bytes(voxels) <= limit)
+        if grid is None:
+            raise OutOfMemoryError(f"Registering these images needs more than {limit / 2**30:.1f} GiB of free memory.")
+        if max(grid.spacing) > 1.01 * finest:
+            self.notes.append(
+                f"The working lattice is {max(grid.spacing):.2f} mm instead of {finest:.2f} mm, to fit in memory."
+            )
+        return grid
 
-    def _bytes(self, box: Grid, spacing: float) -> int:
-        voxels = math.prod(max(1.0, e / spacing) for e in box.extent)
+    def _bytes(self, voxels: float) -> int:
+        """Memory for a working lattice of so many voxels, for the process as a whole."""
         images = sum(math.prod(v.grid.size) for v in (self._fixed, self._moving))
         field = math.prod(self._fixed.grid.size) * 4 * self._fixed.grid.dimension
         channels = 12 if self._similarity == "mind" and self._name == "refine" else 0
@@ -441,20 +430,9 @@ class Run:
 
     def estimated_bytes(self) -> int:
         """Memory the run will take at most, for the process as a whole."""
-        return self._bytes(self.grid, self._pitch)
+        return self._bytes(math.prod(self.grid.size))
 
     # ---- from working lattice to fixed image
-
-    def _covering(self, step: Step) -> DisplacementField:
-        """A step's field with voxels added on all sides, edges repeated, until it covers the fixed image."""
-        values = spatial.resize_displacement(step.values.cpu().float(), self.grid.shape)
-        index = self.grid.index(self._fixed.grid.corners())
-        before = [max(0, math.ceil(-low)) for low in index.min(axis=0)]
-        after = [max(0, math.ceil(high) + 1 - n) for high, n in zip(index.max(axis=0), self.grid.size, strict=True)]
-        target = self.grid.padded(before, after)
-        matrix = self.grid.physical_to_tensor @ target.tensor_to_physical
-        shift = spatial.linear_displacement(matrix, target.shape)
-        return DisplacementField(spatial.warp(values, shift, padding="border"), target)
 
     def _unfolded(self, transform: Transform) -> Transform:
         """The transform without foldings on the fixed lattice; the field is smoothed where interpolation folded it."""
@@ -536,39 +514,6 @@ def _load_weights(method: Method, path: str | Path | None) -> None:
         method.load_state_dict({name: tensor.float() for name, tensor in load_file(str(path)).items()})
     except (OSError, RuntimeError) as error:
         raise InputError(f"The weights {path} do not fit the method {method.card.name}, or cannot be read.") from error
-
-
-def _check_images(fixed: Volume, moving: Volume) -> None:
-    if fixed.grid.dimension != moving.grid.dimension:
-        raise InputError(
-            f"The fixed image is {fixed.grid.dimension}D, the moving one {moving.grid.dimension}D: give two of a kind."
-        )
-    for name, volume in (("fixed", fixed), ("moving", moving)):
-        if volume.array.shape[0] != 1:
-            raise InputError(f"The {name} image has {volume.array.shape[0]} values a voxel: give one of grey values.")
-        if volume.array.dtype.kind == "f" and not np.isfinite(volume.array).all():
-            raise InputError(f"The {name} image holds NaN or infinite values: replace them first.")
-        if volume.array.min() == volume.array.max():
-            raise InputError(f"The {name} image is constant, there is nothing to register: check the file.")
-    if fixed.array is moving.array:
-        warnings.warn("The fixed and the moving image are the same.", stacklevel=4)
-
-
-def _check_masks(image: Volume, mask: Volume | None, name: str) -> None:
-    if mask is None:
-        return
-    if mask.grid.dimension != image.grid.dimension:
-        raise InputError(f"The mask of the {name} image is {mask.grid.dimension}D, the image {image.grid.dimension}D.")
-    if not np.any(mask.array):
-        raise InputError(f"The mask of the {name} image is empty: mark some voxels or leave it out.")
-
-
-def _check_overlap(fixed: Grid, moving: Grid) -> None:
-    """Refuse two images whose boxes do not meet where no other start is looked for."""
-    index = moving.index(fixed.corners())
-    apart = (index.max(axis=0) < 0) | (index.min(axis=0) > np.array(moving.size) - 1)
-    if apart.any():
-        raise InputError("The images do not overlap in physical space: choose another initial alignment than 'none'.")
 
 
 def _as_asked(image: Prepared, intensities: str) -> Prepared:

@@ -1,0 +1,58 @@
+"""The working lattice, and the way back from it to the fixed image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+
+from RecurrentRegistrationLib import spatial
+from RecurrentRegistrationLib.preparation import Prepared, foreground_box
+from RecurrentRegistrationLib.step import Step
+from RecurrentRegistrationLib.transform import DisplacementField
+from RecurrentRegistrationLib.volume import Grid
+
+MARGIN = 8.0  # millimetres around what is not air in an image of 250 mm, in proportion elsewhere
+VOXELS = 5_000_000  # of the default lattice; finer ones cost more than they gain
+FEWEST = 16  # voxels along the longest side that still register anything
+
+
+def working_grid(fixed: Prepared, spacing: float | None, fits: Callable[[float], bool]) -> tuple[Grid | None, float]:
+    """A box around the fixed anatomy, along the fixed axes, and the spacing it would have with memory for anything.
+
+    Without a `spacing` it is the image's finest, but not finer than half the thickest slice, where there is nothing to
+    see but the interpolation. It grows until `fits(voxels)`; None where that leaves too little to register.
+    """
+    box = fixed.grid.cropped(*foreground_box(fixed, MARGIN * max(1.0, max(fixed.grid.extent) / 250)))
+    thick = [(n, s) for n, s in zip(box.size, box.spacing, strict=True) if n > 1]
+    useful = max(min(box.spacing), max(s for _, s in thick) / 2)
+    finest = spacing or max(useful, (math.prod(box.extent) / VOXELS) ** (1 / box.dimension))
+    fitting = finest
+    while not fits(math.prod(max(1.0, e / fitting) for e in box.extent)):
+        fitting *= 1.1
+        if max(box.extent) / fitting < FEWEST:
+            return None, finest
+    return box.resampled([s if n == 1 else fitting for n, s in zip(box.size, box.spacing, strict=True)]), finest
+
+
+def faded_out(step: Step, working: Grid, fixed: Grid) -> DisplacementField:
+    """A step's deformation on the working lattice, continued until it has faded to nothing around it.
+
+    It fades over twice its largest length, which folds nothing, and ends where the fixed image ends.
+    """
+    values = spatial.resize_displacement(step.values.cpu().float(), working.shape)
+    margin = max(8, math.ceil(2 * float(values.abs().max())))
+    index = working.index(fixed.corners())
+    before = [min(margin, max(0, math.ceil(-low))) for low in index.min(axis=0)]
+    reach = zip(index.max(axis=0), working.size, strict=True)
+    after = [min(margin, max(0, math.ceil(high) + 1 - n)) for high, n in reach]
+    target = working.padded(before, after)
+    shift = spatial.linear_displacement(working.physical_to_tensor @ target.tensor_to_physical, target.shape)
+    fade = torch.ones(1, 1, *target.shape)
+    for axis, (n, first, last) in enumerate(zip(working.shape, before[::-1], after[::-1], strict=True)):
+        steps = torch.arange(-first, n + last, dtype=torch.float32)
+        outside = torch.clamp(torch.maximum(-steps, steps - (n - 1)), min=0)
+        view = [-1 if a == axis else 1 for a in range(working.dimension)]
+        fade = torch.minimum(fade, (1 - outside / margin).view(1, 1, *view))
+    return DisplacementField(spatial.warp(values, shift, padding="border") * fade, target)
