@@ -56,6 +56,7 @@ import queue
 import signal
 import sys
 import threading
+import time
 import traceback
 import warnings
 from types import FrameType
@@ -67,6 +68,7 @@ from RecurrentRegistrationLib.session import COMMANDS, Session
 
 Request = dict[str, Any]
 
+PAUSE = 0.05  # seconds between two interruptions
 PATIENCE = 0.7  # seconds after which a cancel is confirmed although a library's call has not returned
 FAREWELL = 2.0  # seconds a closed process may take to unwind
 
@@ -138,16 +140,18 @@ class Worker:
             if served is None:
                 return
             self._cancelled.set()
-        _thread.interrupt_main()
-        patience = threading.Timer(PATIENCE, self._end_without_waiting, [served])
-        patience.daemon = True
-        patience.start()
+        threading.Thread(target=self._insist, args=[served], daemon=True).start()
 
-    def _end_without_waiting(self, request: Request) -> None:
-        with self._lock:
-            if self._serving is request and not self._ended:
-                self._ended = True
-                self._send(request.get("id"), "cancelled", busy=True)
+    def _insist(self, request: Request) -> None:
+        """Interrupt the main thread until it has left a request; tell its end when patience ends."""
+        began = time.monotonic()
+        while self._serving is request:
+            _thread.interrupt_main()
+            time.sleep(PAUSE)
+            with self._lock:
+                if time.monotonic() - began > PATIENCE and self._serving is request and not self._ended:
+                    self._ended = True
+                    self._send(request.get("id"), "cancelled", busy=True)
 
     # The main thread -------------------------------------------------------------------------------------------------
 
@@ -207,13 +211,22 @@ class Worker:
 
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
         """Of `cancel`; Ctrl-C at the terminal is for whoever started the process, and closes standard input."""
-        if self._interruptible and self._cancelled.is_set():
+        if self._interruptible and self._cancelled.is_set() and not _is_importing(frame):
             raise KeyboardInterrupt
 
     def _send(self, request: Any, event: str, **fields: Any) -> None:
         with self._lock, contextlib.suppress(OSError):  # nobody listens any more: standard input is about to close
             self._answers.write(to_json({"id": request, "event": event, **fields}) + "\n")
             self._answers.flush()
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Whether a frame works for an import: interrupted half-way, the module would stay broken."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 if __name__ == "__main__":
