@@ -355,7 +355,7 @@ class Run:
 
     def _judge_contrast(self, agreement: float) -> None:
         """Turn to the multimodal preset where the contrasts turn out to differ and nothing else was asked for."""
-        if agreement > LIKE or self.options.preset != "auto" or self.preset == "multimodal":
+        if agreement > LIKE[self.grid.dimension] or self.options.preset != "auto" or self.preset == "multimodal":
             return
         self.preset = "multimodal"
         self.notes.append(f"The contrasts differ (agreement {agreement:.2f}): preset multimodal.")

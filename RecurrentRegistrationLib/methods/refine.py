@@ -55,10 +55,20 @@ CARD = Card(
 
 @dataclass(frozen=True)
 class State:
-    """Where the optimisation stands: the schedule, iterations made, the displacement and Adam's two moments."""
+    """Where the optimisation stands.
+
+    Attributes:
+        schedule: scale and iterations of each level.
+        position: in the schedule, in iterations.
+        made: iterations made; fewer where a level was left early.
+        values: the displacement on the level's lattice.
+        first: Adam's mean of the gradient.
+        second: Adam's mean of its square.
+    """
 
     schedule: tuple[tuple[float, int], ...]
     position: int
+    made: int
     values: Tensor
     first: Tensor
     second: Tensor
@@ -87,6 +97,7 @@ class Refine(Method):
         field_smoothing: standard deviation (voxels) of the Gaussian on the displacement after each step.
         damping: gradients below this multiple of their root mean square make shorter steps than `step`, so that noise
             moves little; 0 for Adam's own.
+        tolerance: a level is left when ten iterations bring less than this share of its gain; 0 to stay to the end.
         diffusion: weight of the displacement's mean squared gradient.
         folding: weight of the mean of what the Jacobian determinant lies below 0.
         landmarks: fixed and moving points `[N, d]` (voxels of the working lattice, tensor order) to bring together.
@@ -105,6 +116,7 @@ class Refine(Method):
         gradient_smoothing: float = 1.0,
         field_smoothing: float = 1.0,
         damping: float = 0.5,
+        tolerance: float = 0.02,
         diffusion: float = 0.0,
         folding: float = 0.0,
         landmarks: tuple[Tensor, Tensor] | None = None,
@@ -116,6 +128,7 @@ class Refine(Method):
         self.similarity = SIMILARITIES[similarity]() if isinstance(similarity, str) else similarity
         self.schedule = tuple(zip(scales, iterations, strict=True))
         self.step, self.gradient_smoothing, self.field_smoothing = step, gradient_smoothing, field_smoothing
+        self.tolerance = tolerance
         self.damping, self.diffusion, self.folding = damping, diffusion, folding
         self.landmarks, self.landmark_weight = landmarks, landmark_weight
 
@@ -136,26 +149,29 @@ class Refine(Method):
         finest level. `initial [B, d, *S]` is a displacement to begin with.
         """
         clock, shape = Clock(), tuple(fixed.shape[2:])
+        may_leave = state is None and count is None  # whoever names a number of steps gets it
         if state is None:
             values = spatial.zero_displacement(fixed[..., :1]) if initial is None else initial
-            schedule = _shared_out(self.schedule, count)
-            state = State(schedule, 0, values, values, values)
-            count = sum(n for _, n in schedule)
+            state = State(_shared_out(self.schedule, count), 0, 0, values, values, values)
+            count = sum(n for _, n in state.schedule)
+        end = state.position + (50 if count is None else count)
         masks = fixed_mask, moving_mask
-        scale, data = None, None
-        for position in range(state.position, state.position + (50 if count is None else count)):
-            (following, iterations), iteration = _place(state.schedule, position)
+        scale, data, losses = None, None, []
+        while state.position < end:
+            (following, iterations), iteration = _place(state.schedule, state.position)
             if following != scale:
-                scale, data = following, self._level(fixed, moving, *masks, following)
+                scale, data, losses = following, self._level(fixed, moving, *masks, following), []
                 state = _entered(state, tuple(data.fixed.shape[2:]))
             previous = state.values
             state, loss = self._iterate(data, state, iteration)
-            if iteration == iterations - 1:
+            losses.append(loss)
+            left = iterations - iteration - 1
+            if may_leave and _converged(losses, self.tolerance):
+                state, left = replace(state, position=state.position + left), 0
+            if left == 0:
                 state = replace(state, values=spatial.remove_folding(state.values))
             stage = f"{'full' if scale == 1 else f'1/{scale:g}'} res {iteration + 1}/{iterations}"
-            yield Step(
-                position + 1, stage, state.values, shape, clock(), state, previous, lambda _, loss=loss: 1 - loss
-            )
+            yield Step(state.made, stage, state.values, shape, clock(), state, previous, lambda _, loss=loss: 1 - loss)
 
     def _level(
         self, fixed: Tensor, moving: Tensor, fixed_mask: Tensor | None, moving_mask: Tensor | None, scale: float
@@ -189,7 +205,7 @@ class Refine(Method):
         composed = spatial.compose(update, state.values)
         if self.field_smoothing:
             composed = spatial.gaussian_smooth(composed, self.field_smoothing)
-        return State(state.schedule, state.position + 1, composed, first, second), loss.item()
+        return State(state.schedule, state.position + 1, state.made + 1, composed, first, second), loss.item()
 
     def _loss(self, level: _Level, values: Tensor) -> Tensor:
         warped = spatial.warp(level.moving, values)
@@ -235,6 +251,11 @@ def _place(schedule: tuple[tuple[float, int], ...], position: int) -> tuple[tupl
         position -= level[1]
     scale, iterations = schedule[-1]
     return (scale, max(iterations, position + 1) if position >= iterations else iterations), position
+
+
+def _converged(losses: list[float], tolerance: float) -> bool:
+    """Whether the last ten iterations brought less than `tolerance` of what the level has brought so far."""
+    return len(losses) > 20 and losses[-11] - losses[-1] < tolerance * (losses[0] - losses[-1])
 
 
 def _entered(state: State, shape: tuple[int, ...]) -> State:
