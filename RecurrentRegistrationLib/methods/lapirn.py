@@ -29,6 +29,7 @@ CARD = Card(
     parameters={2: 309_792, 3: 923_748},
     recurrent=True,
 )
+MEMORY_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 STAGES = ("1/4 res", "1/2 res", "full res")
 
 
@@ -65,6 +66,8 @@ class Level(nn.Module):
 
     def forward(self, inputs: Tensor, embedding: Tensor | None) -> tuple[Tensor, Tensor]:
         """The addition `[B, d, *S]` and this level's embedding, given that of the coarser one (half the size of S)."""
+        if not inputs.is_cuda:  # a third less time on a CPU
+            inputs = inputs.contiguous(memory_format=MEMORY_FORMATS[inputs.ndim])
         encoded = self.encoder(inputs)
         features = self.down(encoded)
         if embedding is not None:
