@@ -176,6 +176,8 @@ class Run:
         for name, value in (("steps", options.steps), ("refine", options.refine)):
             if value is not None and value < (1 if name == "steps" else 0):
                 raise InputError(f"The number of {name} cannot be {value}.")
+        if options.spacing is not None and not options.spacing > 0:
+            raise InputError(f"The working spacing must be positive; it is {options.spacing} mm.")
         self._start = self._read_start()
         self._method = self._create_method()
         self.grid = self._working_grid()
@@ -211,7 +213,8 @@ class Run:
         if self.last is None:
             raise InputError("There is no step to refine: run the method first.")
         self.phase = "refine"
-        refiner = Refine(similarity=self._similarity, scales=(2, 1), iterations=(2, 1))
+        options = {**PRESETS[self.preset].refine, "similarity": self._similarity}
+        refiner = Refine(**{**options, "scales": (1,), "iterations": (count,)})
         yield from self._guarded(self._deform(count, None, refiner, initial=self.last.values.to(self.device).float()))
         self.phase = "done"
 

@@ -1,0 +1,209 @@
+"""The pipeline on a made head: right in every geometry, stoppable, repeatable, honest about what it cannot do."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from geometry import GRIDS, wave
+from phantom import centred, head
+
+from RecurrentRegistrationLib import registration
+from RecurrentRegistrationLib.errors import InputError, OutOfMemoryError
+from RecurrentRegistrationLib.registration import Options, Registration, Run, register, start
+from RecurrentRegistrationLib.transform import Affine, DisplacementField, Transform
+from RecurrentRegistrationLib.volume import Grid, Volume
+
+QUICK = {"scales": (2, 1), "iterations": (12, 12)}
+FAST = Options(initial="none", linear="rigid", method_options=QUICK)
+
+
+def known_map(grid: Grid, millimetres: float = 5.0) -> Transform:
+    """From a head to the same head deformed: `x + wave(x)`."""
+    index = np.stack(np.meshgrid(*[np.arange(n) for n in grid.shape], indexing="ij"), axis=-1)
+    points = grid.physical(index.reshape(-1, grid.dimension)[:, ::-1])
+    values = wave(points, np.zeros(grid.dimension), millimetres).reshape(*grid.shape, grid.dimension)
+    image = sitk.GetImageFromArray(values, isVector=True)
+    image.SetSpacing(grid.spacing)
+    image.SetOrigin(grid.origin)
+    image.SetDirection(grid.direction)
+    return Transform((DisplacementField.from_sitk(image),))
+
+
+def made_pair(shape=(40, 44, 42), spacing=(2.1, 1.8, 2.0), cosines=None):
+    """Fixed, moving, and points with where they belong: `fixed(x) = head(x + wave(x))`, `moving = head`."""
+    grid = centred(shape, spacing, cosines)
+    truth = known_map(grid)
+    d = grid.dimension
+    points = np.random.default_rng(1).normal(size=(150, d)) * 11
+    moving = head(centred(tuple(n + 4 for n in shape), spacing[::-1]))
+    return head(grid, truth), moving, points, truth.map_points(points)
+
+
+def error_mm(transform, points, targets):
+    return np.linalg.norm(transform.map_points(points) - targets, axis=1).mean()
+
+
+@pytest.mark.parametrize(
+    "name", ["regular", "oblique", "permuted", "left-handed oblique", "2D oblique", "2D left-handed"]
+)
+def test_a_known_deformation_is_found_in_every_orientation(name):
+    cosines = GRIDS[name].cosines
+    shape = (40, 44, 42)[: len(cosines)] if len(cosines) == 3 else (80, 76)
+    spacing = (2.1, 1.8, 2.0) if len(cosines) == 3 else (1.1, 0.9)
+    fixed, moving, points, targets = made_pair(shape, spacing, cosines)
+    result = register(fixed, moving, options=FAST)
+    before = error_mm(Transform((), len(cosines)), points, targets)
+    assert error_mm(result.transform, points, targets) < 0.35 * before
+    assert result.report["folded_voxels"] == 0
+
+
+@pytest.fixture(scope="module")
+def finished() -> Registration:
+    fixed, moving, _, _ = made_pair()
+    return register(fixed, moving, options=FAST)
+
+
+def test_plain_simpleitk_reproduces_the_warped_image(finished, tmp_path):
+    finished.transform.write(tmp_path / "transform.h5")
+    transform = sitk.ReadTransform(str(tmp_path / "transform.h5"))
+    background = float(finished.moving.array.min())
+    expected = sitk.Resample(
+        finished.moving.to_sitk(), finished.grid.empty_sitk(), transform, sitk.sitkLinear, background
+    )
+    np.testing.assert_allclose(
+        finished.warped().array[0], sitk.GetArrayFromImage(expected).astype(np.float32), atol=1e-3
+    )
+
+
+def test_transform_and_inverse_agree(finished):
+    points = np.random.default_rng(2).normal(size=(100, 3)) * 12
+    there_and_back = finished.transform.inverse().map_points(finished.transform.map_points(points))
+    assert np.linalg.norm(there_and_back - points, axis=1).mean() < 0.1
+
+
+def test_every_step_is_a_valid_result():
+    fixed, moving, points, targets = made_pair()
+    run = start(fixed, moving, options=FAST)
+    errors = []
+    for step in run:
+        if step.index % 15 == 0:
+            errors.append(error_mm(run.transform_at(step), points, targets))
+        if step.index == 116:
+            break
+    result = run.result()
+    assert len(result.steps) == 116
+    assert errors[-1] < errors[0]
+    assert result.warped().grid == fixed.grid
+
+
+def test_a_run_goes_on_and_is_refined_after_its_end():
+    fixed, moving, points, targets = made_pair()
+    run = start(fixed, moving, options=FAST)
+    for _ in run:
+        pass
+    first = error_mm(run.result().transform, points, targets)
+    made = len(run.steps)
+    assert len(list(run.extend(8))) == 8
+    assert len(list(run.refine(6))) == 6
+    assert [s["index"] for s in run.steps] == list(range(1, made + 15))
+    assert error_mm(run.result().transform, points, targets) < first
+
+
+def test_the_same_seed_gives_the_same_transform(finished):
+    fixed, moving, _, _ = made_pair()
+    again = register(fixed, moving, options=FAST)
+    assert torch.equal(again.transform.parts[0].values, finished.transform.parts[0].values)
+
+
+def test_inputs_stay_as_they_were():
+    fixed, moving, _, _ = made_pair()
+    copies = fixed.array.copy(), moving.array.copy()
+    register(fixed, moving, options=FAST)
+    assert np.array_equal(copies[0], fixed.array)
+    assert np.array_equal(copies[1], moving.array)
+
+
+def test_a_given_transform_is_where_it_starts():
+    fixed, moving, points, targets = made_pair()
+    away = np.eye(4)
+    away[:3, 3] = (400.0, -300.0, 500.0)
+    far = Volume(
+        moving.array,
+        Grid(
+            moving.grid.size, moving.grid.spacing, tuple(np.add(moving.grid.origin, away[:3, 3])), moving.grid.direction
+        ),
+    )
+    options = dataclasses.replace(FAST, initial=Transform((Affine(away),)))
+    result = register(fixed, far, options=options)
+    assert error_mm(result.transform, points, targets + away[:3, 3]) < 2.0
+
+
+def test_a_small_memory_gives_a_coarser_lattice_and_says_so():
+    fixed, moving, _, _ = made_pair((64, 66, 60))
+    plenty = start(fixed, moving, options=FAST)
+    need = plenty.estimated_bytes()
+    for_voxels = need - registration.FIXED_COST
+    limit = int((need - 0.3 * for_voxels) / 0.8)
+    tight = start(fixed, moving, options=dataclasses.replace(FAST, memory_limit=limit))
+    assert np.prod(tight.grid.size) < np.prod(plenty.grid.size)
+    assert any("to fit in memory" in note for note in tight.notes)
+    with pytest.raises(OutOfMemoryError, match="free memory"):
+        start(fixed, moving, options=dataclasses.replace(FAST, memory_limit=2**20))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"method": "nonsense"}, "no method 'nonsense'"),
+        ({"preset": "nonsense"}, "no preset 'nonsense'"),
+        ({"similarity": "nonsense"}, "no similarity 'nonsense'"),
+        ({"device": "nonsense"}, "no device 'nonsense'"),
+        ({"linear": "nonsense"}, "not 'nonsense'"),
+        ({"steps": 0}, "steps cannot be 0"),
+        ({"refine": -1}, "refine cannot be -1"),
+        ({"spacing": -2.0}, "spacing must be positive"),
+    ],
+)
+def test_wrong_options_are_refused_before_the_work(change, sentence):
+    fixed, moving, _, _ = made_pair((20, 22, 24))
+    with pytest.raises(InputError, match=sentence):
+        start(fixed, moving, options=Options(**change))
+
+
+def test_unlike_contrast_turns_to_the_multimodal_preset():
+    fixed, moving, points, targets = made_pair()
+    other = Volume(np.where(moving.array > 0.05, 2.2 - moving.array, 0).astype(np.float32), moving.grid)
+    run = start(fixed, other, options=Options(initial="none", linear="rigid"))
+    for _ in run:
+        pass
+    assert run.preset == "multimodal"
+    assert error_mm(run.result().transform, points, targets) < error_mm(Transform((), 3), points, targets)
+
+
+def test_images_are_not_trusted_blindly():
+    fixed, moving, _, _ = made_pair((20, 22, 24))
+    broken = moving.array.copy()
+    broken[0, 3, 3, 3] = np.nan
+    with pytest.raises(InputError, match="NaN"):
+        start(fixed, Volume(broken, moving.grid))
+    with pytest.raises(InputError, match="constant"):
+        start(Volume(np.zeros_like(fixed.array), fixed.grid), moving)
+    with pytest.raises(InputError, match="empty"):
+        start(fixed, moving, fixed_mask=Volume(np.zeros_like(fixed.array), fixed.grid))
+    far = Volume(moving.array, Grid(moving.grid.size, moving.grid.spacing, (1e4, 0, 0), moving.grid.direction))
+    with pytest.raises(InputError, match="do not overlap"):
+        start(fixed, far, options=Options(initial="none"))
+
+
+def test_memory_running_out_is_told_in_one_sentence(monkeypatch):
+    fixed, moving, _, _ = made_pair((20, 22, 24))
+
+    def fail(*_, **__):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+
+    run = Run(fixed, moving, None, None, FAST)
+    monkeypatch.setattr(registration, "align", fail)
+    with pytest.raises(OutOfMemoryError, match="not enough memory"):
+        list(run)
