@@ -83,7 +83,7 @@ def _check(transform: Transform, fixed: Volume, *others: Volume | Points | None)
 
 def _deformation(transform: Transform, grid: Grid, mask: np.ndarray | None) -> dict[str, Any]:
     field = transform.displacement_on(grid)
-    length = field.millimetres()[0].norm(dim=0).numpy()
+    length = field.millimetres()[0].square().sum(dim=0).sqrt().numpy()
     determinant = spatial.jacobian_determinant(field.values)[0, 0].numpy()
     inside = slice(None) if mask is None else mask
     points = _some_points(grid, mask)

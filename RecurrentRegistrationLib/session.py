@@ -197,7 +197,7 @@ class _Shown:
         """Write the displacement after a step; a new name each time, because the receiver may still read the last."""
         path = self.folder.absolute() / f"step-{index:04d}-{uuid.uuid4().hex[:8]}.npy"
         with complete(path) as temporary, temporary.open("wb") as file:
-            np.save(file, vectors(transform.displacement_on(self.grid)).astype(self.type))
+            np.save(file, vectors(transform.displacement_on(self.grid)).astype(self.type, order="C"))
         lattice = {name: list(getattr(self.grid, name)) for name in ("size", "spacing", "origin", "direction")}
         return {"path": str(path), **lattice}
 

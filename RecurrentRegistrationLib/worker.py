@@ -78,8 +78,9 @@ def serve() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", newline="\n")
     os.dup2(2, 1)  # whatever a library prints goes to standard error
     sys.stdout = sys.stderr
-    Worker(os.fdopen(os.dup(0), encoding="utf-8"), answers).run()
-    os._exit(0)  # PyTorch takes seconds to unload, and nothing is left to be done
+    with open(0, encoding="utf-8", closefd=False) as requests:
+        Worker(requests, answers).run()
+        os._exit(0)  # PyTorch takes seconds to unload, and nothing is left to be done
 
 
 class Worker:
