@@ -28,8 +28,8 @@ from RecurrentRegistrationLib.preparation import Prepared, foreground_box
 
 SEARCH_SIZE = 24  # voxels along the longest side where poses are compared
 POSES = 432  # rotations that cover all postures about 30 degrees apart
-# Agreement of contrast from which on local correlation is trusted. After the affine level, pairs of hippocampi and brains
-# of one contrast had 0.87 to 1.00, T1 with FLAIR, PD or EPI 0.59 to 0.83; in 2D 0.80 to 0.82 and T1 with PD -0.03.
+# Agreement of contrast from which on local correlation is trusted. After the affine level, hippocampi and brains of one
+# contrast had 0.87 to 1.00, T1 with FLAIR, PD or EPI 0.59 to 0.83; in 2D 0.80 to 0.82 and T1 with PD -0.03.
 LIKE = {2: 0.5, 3: 0.85}
 MARGIN = 1.08  # how much better than the header's posture a turned one must be to be believed
 
