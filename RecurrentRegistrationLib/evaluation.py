@@ -88,9 +88,12 @@ def _deformation(transform: Transform, grid: Grid, mask: np.ndarray | None) -> d
     inside = slice(None) if mask is None else mask
     points = _some_points(grid, mask)
     residual = consistency.inverse_consistency(transform, transform.inverse(), points)
+    folds = {"everywhere": asdict(folding.folding(determinant))}
+    if mask is not None:
+        folds["mask"] = asdict(folding.folding(determinant, mask))
     return {
         "displacement_mm": {"mean": length[inside].mean().item(), "max": length[inside].max().item()},
-        "folding": asdict(folding.folding(determinant, mask)),
+        "folding": folds,
         "jacobian": {
             "min": determinant[inside].min().item(),
             "mean": determinant[inside].mean().item(),
