@@ -41,9 +41,12 @@ def local_correlation(
         projection, its output.
     """
     dimension, shape = fixed.ndim - 2, fixed.shape[2:]
+    device = fixed.device.type
     dtype = torch.promote_types(fixed.dtype, moving.dtype)
-    if fixed.device.type == "cpu" and dtype.itemsize == 2:
+    if device == "cpu" and dtype.itemsize == 2:
         dtype = torch.float32  # on a CPU half precision would only be slower
+    elif device != "cpu" and torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
     if kind == "dot":
         fixed = fixed * fixed.shape[1] ** -0.5
     reach = (radius if dimension == 3 else 0, radius, radius)
@@ -51,7 +54,7 @@ def local_correlation(
     weight = fixed.new_empty(0, (2 * radius + 1) ** dimension)
     if projection is not None:
         weight = projection.weight.flatten(1).to(dtype)
-    with torch.autocast(fixed.device.type, enabled=False):
+    with torch.autocast(device, enabled=False):
         compare = _compare_fused if kernels.is_volume(fixed, moving) else _compare_rows
         volume = compare(fixed, moving, weight, reach, kind == "sad").reshape(fixed.shape[0], -1, *shape)
         if kind == "sad":  # a mean over space and a mixture of channels commute: the mixture is averaged

@@ -147,7 +147,7 @@ class StageNetwork(nn.Module):
             features //= 2
         self.dimension = dimension
         self.features = _seg_res_net(dimension, 1, features, dropout)
-        self.context = _seg_res_net(dimension, 1 + dimension, hidden, dropout)
+        self.context = _seg_res_net(dimension, 1 + dimension, hidden)
         self.update = Update(dimension, radius, correlation=correlation, features=features, hidden=hidden)
 
     def encode(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -199,7 +199,7 @@ class RWCNet(Method):
         single_resolution: the first stage alone.
         features: channels of the feature maps; half of them for each image without a correlation.
         hidden: channels of the hidden state.
-        dropout: of the feature networks' first layer while training, the paper's 0.5; 0 to disable.
+        dropout: after the feature networks' first layer while training, the paper's 0.5; 0 to disable.
         overlap: share of a patch that it has in common with the next, blended; 0 for the paper's tiles side by side.
         drawn: while training, how many patches of the last stage to draw at random; None for all. The displacement
             stays that of the coarser stages elsewhere.
@@ -362,7 +362,7 @@ class RWCNet(Method):
         return patch._replace(hidden=hidden, displacement=pulled + increment, increment=increment)
 
 
-def _seg_res_net(dimension: int, inputs: int, outputs: int, dropout: float) -> nn.Module:
+def _seg_res_net(dimension: int, inputs: int, outputs: int, dropout: float = 0.0) -> nn.Module:
     """MONAI's residual encoder and decoder: `[B, inputs, *S]` to `[B, outputs, *S]`, S multiples of 8."""
     from monai.networks.nets.segresnet import SegResNet  # here, because importing MONAI takes seconds
 
