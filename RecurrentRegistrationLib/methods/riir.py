@@ -99,8 +99,8 @@ class Cell(nn.Module):
 class RIIR(Method):
     """Recurrent inference for registration; each step carries the gradient that it was fed as "gradient".
 
-    The gradient is multiplied by the number of voxels (the paper's 1/N would starve the first convolution); the masks
-    say where the similarity counts.
+    The gradient is multiplied by the number of voxels (the paper's 1/N would starve the first convolution) and, where
+    it enters the cell, by `scale`; the masks say where the similarity counts.
 
     Args:
         dimension: 2 or 3.
@@ -112,6 +112,7 @@ class RIIR(Method):
         width: channels of the convolutions before them.
         remember: for each hidden state, whether it lives on from step to step or starts from zero each time.
         dilations: of the two levels' convolutions, above 1 for a wider view.
+        scale: of the gradient at the cell's door: intensities of [0, 1] give gradients of some hundredths.
         create_graph: differentiate through the gradient as well; otherwise it is an input like any other.
         checkpoint: recompute each step in the backward pass.
     """
@@ -128,6 +129,7 @@ class RIIR(Method):
         width: int = 16,
         remember: Sequence[bool] = (True, True),
         dilations: Sequence[int] = (1, 1),
+        scale: float = 10.0,
         create_graph: bool = False,
         checkpoint: bool = False,
     ) -> None:
@@ -138,6 +140,7 @@ class RIIR(Method):
             raise InputError(f"RIIR has no inputs '{inputs}'; choose one of {', '.join(INPUTS)}.")
         self.gradient = GRADIENTS[similarity]
         self.inputs, self.remember = inputs, tuple(remember)
+        self.scale = scale if inputs == "gradient" else 1.0
         self.create_graph, self.checkpoint = create_graph, checkpoint
         channels = dimension + (dimension if inputs == "gradient" else 2)
         hidden = HIDDEN[dimension] if hidden is None else hidden
@@ -178,7 +181,7 @@ class RIIR(Method):
             hidden if lives else torch.zeros_like(hidden)
             for hidden, lives in zip(state.hidden, self.remember, strict=True)
         )
-        inputs = torch.cat([state.displacement, evidence], dim=1)
+        inputs = torch.cat([state.displacement, self.scale * evidence], dim=1)
         update, first, second = self.checkpointed(self.cell, inputs, first, second)
         return State(state.made + 1, state.displacement + update, (first, second))
 
