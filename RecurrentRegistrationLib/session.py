@@ -185,7 +185,7 @@ class _Shown:
     @classmethod
     def of(cls, display: Fields, fixed: Grid) -> _Shown:
         try:
-            folder, longest = Path(display["folder"]), int(display.get("longest", 128))
+            folder, longest = Path(display["folder"]), int(display.get("longest", 96))
         except (KeyError, TypeError, ValueError) as error:
             raise InputError("The display needs a folder, and a whole number for its longest side.") from error
         kind = display.get("type", TYPES[0])

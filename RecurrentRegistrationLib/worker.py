@@ -23,7 +23,7 @@ the events `done`, `cancelled` and `error`, which carries the request's `id`. Op
 - `cancel` → at once, past the queue; see below.
 - `shutdown` → the process ends.
 
-`display` is `{"folder": …, "longest": 128, "type": "float16"}` (or "float32") and asks for the displacement of the kept
+`display` is `{"folder": …, "longest": 96, "type": "float16"}` (or "float32") and asks for the displacement of the kept
 steps in NumPy files.
 
 **Events** before the end of a request, with its `id`:
