@@ -43,7 +43,8 @@ def main(output: Path) -> int:
     with console.status("Comparing tissues…"):
         measured = evaluate(fixed, moving, results / "transform.h5")
     console.print(table(measured))
-    console.print(f"Folding:  {measured['folding']['voxels']} voxels ({measured['folding']['percent']:.4f} %)")
+    folding = measured["folding"]["everywhere"]
+    console.print(f"Folding:  {folding['voxels']} voxels ({folding['percent']:.4f} %)")
     console.print(f"Seconds:  {seconds:.0f}, from the command to the last file")
     console.print(f"Picture:  {results / 'report.png'}", soft_wrap=True)
     console.print(f"Files:    {results}: {', '.join(sorted(p.name for p in results.iterdir()))}", soft_wrap=True)
