@@ -398,7 +398,7 @@ if numba is not None:
                         mean_f, mean_m = total[1, i] / n, total[2, i] / n
                         var_f = max(total[3, i] / n - mean_f * mean_f, np.float32(0)) + epsilon
                         var_m = max(total[4, i] / n - mean_m * mean_m, np.float32(0)) + epsilon
-                        cov = total[5, i] / n - mean_f * mean_m
+                        cov = total[5, i] / n - mean_f * mean_m + epsilon
                         if squared:
                             value = cov * cov / (var_f * var_m)
                             a = np.float32(2) * cov / (var_f * var_m)

@@ -39,8 +39,8 @@ class LocalCorrelation(nn.Module):
 
     Each window's means, variances and covariance are weighted; the mean over windows is weighted by their centres.
     `squared` takes cov^2 / (var var) (Avants et al., Medical Image Analysis 2008), blind to an inversion of contrast;
-    otherwise cov / sqrt(var var). `epsilon` is added to both variances: where both images vary less than its root, the
-    correlation fades to zero.
+    otherwise cov / sqrt(var var). `epsilon` is added to both variances and to the covariance, as if both images carried
+    the same faint texture: equal images are then at their best, and windows that are flat in both count as equal.
     """
 
     def __init__(self, radius: int = 2, *, squared: bool = True, epsilon: float = 1e-5) -> None:
@@ -70,7 +70,7 @@ class LocalCorrelation(nn.Module):
         mean_fixed, mean_warped = mean(fixed), mean(warped)
         variance_fixed = (mean(fixed * fixed) - mean_fixed.square()).clamp_min(0) + self.epsilon
         variance_warped = (mean(warped * warped) - mean_warped.square()).clamp_min(0) + self.epsilon
-        covariance = mean(fixed * warped) - mean_fixed * mean_warped
+        covariance = mean(fixed * warped) - mean_fixed * mean_warped + self.epsilon
         if self.squared:
             return covariance.square() / (variance_fixed * variance_warped)
         return covariance * (variance_fixed * variance_warped).rsqrt()

@@ -36,7 +36,9 @@ SIMILARITIES = {
 }
 
 BETAS = (0.9, 0.99)  # Adam's memory of the gradient and of its square
-EPSILON = 1e-12
+NEGLIGIBLE = (
+    1e-3  # gradient of a voxel's share in the mean loss (per voxel of displacement) that is rounding, not image
+)
 
 CARD = Card(
     name="refine",
@@ -149,7 +151,8 @@ class Refine(Method):
         finest level. `initial [B, d, *S]` is a displacement to begin with.
         """
         clock, shape = Clock(), tuple(fixed.shape[2:])
-        may_leave = state is None and count is None  # whoever names a number of steps gets it
+        # Whoever names a number of steps gets it, and pairs of one batch do not end each other's levels.
+        may_leave = state is None and count is None and fixed.shape[0] == 1
         if state is None:
             values = spatial.zero_displacement(fixed[..., :1]) if initial is None else initial
             state = State(_shared_out(self.schedule, count), 0, 0, values, values, values)
@@ -200,7 +203,9 @@ class Refine(Method):
             first / (1 - BETAS[0] ** (iteration + 1)),
             (second / (1 - BETAS[1] ** (iteration + 1))).sqrt_(),
         )
-        floor = self.damping * deviation.square().mean().sqrt().item() + EPSILON
+        axes = tuple(range(1, deviation.ndim))
+        strength = deviation.square().mean(dim=axes, keepdim=True).sqrt()
+        floor = self.damping * strength + NEGLIGIBLE / deviation[:, 0].numel()
         update = mean.div_(deviation.add_(floor)).mul_(-self.step)
         composed = spatial.compose(update, state.values)
         if self.field_smoothing:
@@ -255,7 +260,7 @@ def _place(schedule: tuple[tuple[float, int], ...], position: int) -> tuple[tupl
 
 def _converged(losses: list[float], tolerance: float) -> bool:
     """Whether the last ten iterations brought less than `tolerance` of what the level has brought so far."""
-    return len(losses) > 20 and losses[-11] - losses[-1] < tolerance * (losses[0] - losses[-1])
+    return tolerance > 0 and len(losses) > 20 and losses[-11] - losses[-1] < tolerance * (losses[0] - losses[-1])
 
 
 def _entered(state: State, shape: tuple[int, ...]) -> State:
