@@ -37,9 +37,9 @@ class SampleNorm(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Features of the same shape."""
         axes = tuple(range(1, features.ndim))
-        variance, mean = torch.var_mean(features, dim=axes, correction=0, keepdim=True)
-        scale = self.gain / (variance + 1e-6).sqrt()
-        return torch.addcmul(self.offset - mean * scale, features, scale)
+        centred = features - features.mean(axes, keepdim=True)  # by hand: faster than var_mean on a CPU
+        scale = self.gain * (centred.square().mean(axes, keepdim=True) + 1e-6).rsqrt()
+        return torch.addcmul(self.offset, centred, scale)
 
 
 def act(features: Tensor) -> Tensor:
@@ -175,17 +175,18 @@ class ResidualAligner(nn.Module):
         with torch.autocast(residual.device.type, enabled=False):
             contest = contest.float()
             # One head has nobody to compete with: a softmax would always be 1.
-            weight = (contest.softmax(dim=1) if self.heads > 1 else contest.relu()).unsqueeze(2)
-            found = residual.float().view(-1, self.heads, self.dimension, *shape)
-            weighed = weight if confidence is None else weight * confidence.float().unsqueeze(2)
-            parts = [found * weighed, found.mean(dim=1, keepdim=True)]
-            if previous:
-                before = previous.displacement.unsqueeze(1)
-                if own.confidence is not None:
-                    weight = weight * own.confidence.float()(act(previous.attributes.float())).relu().unsqueeze(2)
-                parts += [before * weight, before]
-            # Components go into the batch: the same fusion for each.
-            parts = torch.cat(parts, dim=1).transpose(1, 2).flatten(0, 1)
-            fused = self.fuse_out(act(own.fuse(parts))).view(-1, self.dimension, *shape)
-            limit = fused.new_tensor([2 * n - 1 for n in shape]).view(1, -1, *[1] * self.dimension)
-            return fused.clamp(-limit, limit)
+            weight = contest.softmax(dim=1) if self.heads > 1 else contest.relu()
+            weighed = weight if confidence is None else weight * confidence.float()
+            if previous and own.confidence is not None:
+                weight = weight * own.confidence.float()(act(previous.attributes.float())).relu()
+            heads = residual.float().unflatten(1, (self.heads, self.dimension))
+            components = []
+            for axis in range(self.dimension):  # one after another: together they would take most of the memory
+                found = heads[:, :, axis]
+                candidates = [found * weighed, found.mean(dim=1, keepdim=True)]
+                if previous:
+                    before = previous.displacement[:, axis : axis + 1]
+                    candidates += [before * weight, before]
+                components.append(self.fuse_out(act(own.fuse(torch.cat(candidates, dim=1)))))
+            limit = heads.new_tensor([2 * n - 1 for n in shape]).view(1, -1, *[1] * self.dimension)
+            return torch.cat(components, dim=1).clamp(-limit, limit)

@@ -21,6 +21,7 @@ CARD = Card(
     multiple=16,
     attaches=("backward",),
     parameters={2: 154_066, 3: 397_847},
+    bytes_per_voxel=1_200,
 )
 
 

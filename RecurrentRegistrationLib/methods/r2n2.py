@@ -39,6 +39,7 @@ CARD = Card(
     parameters={2: 3_593_611, 3: 2_691_008},
     identity_at_start=True,
     recurrent=True,
+    bytes_per_voxel=400,
 )
 
 CHANNELS = {2: (32, 64, 128, 256), 3: (16, 32, 64, 128)}

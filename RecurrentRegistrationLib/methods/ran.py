@@ -29,6 +29,7 @@ CARD = Card(
     multiple=16,
     attaches=("backward", "confidence"),
     parameters={2: 252_573, 3: 738_065},
+    bytes_per_voxel=2_100,
 )
 
 
