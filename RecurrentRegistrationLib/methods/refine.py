@@ -158,6 +158,8 @@ class Refine(Method):
             state = State(_shared_out(self.schedule, count), 0, 0, values, values, values)
             count = sum(n for _, n in state.schedule)
         end = state.position + (50 if count is None else count)
+        if moving_mask is not None and bool((moving_mask > 0).all()):
+            moving_mask = None  # a mask of everything is no mask
         masks = fixed_mask, moving_mask
         scale, data, losses = None, None, []
         while state.position < end:
