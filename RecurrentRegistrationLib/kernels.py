@@ -69,7 +69,10 @@ def run(function: Callable[..., None], *arguments: Any) -> None:
     """Call a kernel on as many threads as torch uses."""
     with _lock:
         numba.set_num_threads(threads())
-        function(*arguments)
+        try:
+            function(*arguments)
+        except OSError:  # the disk had no room for the compiled kernel; it is in memory all the same
+            function(*arguments)
 
 
 def array(tensor: Tensor) -> np.ndarray:

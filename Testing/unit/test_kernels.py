@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
 import sys
 
 import numpy as np
@@ -234,3 +236,24 @@ class TestWithout:
             return spatial.compose(spatial.gaussian_smooth(-slope, 1.0), displacement.detach())
 
         assert np.allclose(descend(), by_torch(descend), atol=1e-5)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+def test_a_disk_without_room_for_compiled_kernels(tmp_path):
+    import resource
+
+    program = (
+        "import torch; from RecurrentRegistrationLib import kernels, spatial;"
+        "image, u = torch.rand(1, 1, 4, 5, 6), torch.zeros(1, 3, 4, 5, 6);"
+        "assert kernels.can_warp(image, u); assert torch.allclose(spatial.warp(image, u), image);"
+        "spatial.jacobian_determinant(u)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
