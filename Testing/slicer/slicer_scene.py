@@ -1,0 +1,88 @@
+"""3D Slicer's scene without its desktop: the objects that a module finds as `slicer.mrmlScene`, `.app`, `.modules`."""
+
+from __future__ import annotations
+
+import types
+from pathlib import Path
+from typing import Any
+
+import slicer
+
+LOGICS = {
+    "colors": "vtkMRMLColorLogic",
+    "volumes": "vtkSlicerVolumesLogic",
+    "transforms": "vtkSlicerTransformLogic",
+    "sequences": "vtkSlicerSequencesLogic",
+    "segmentations": "vtkSlicerSegmentationsModuleLogic",
+    "markups": "vtkSlicerMarkupsLogic",
+    "tables": "vtkSlicerTablesLogic",
+    "plots": "vtkSlicerPlotsLogic",
+}
+
+
+class Module:
+    """What `slicer.modules.volumes` offers."""
+
+    def __init__(self, logic: Any) -> None:
+        self._logic = logic
+
+    def logic(self) -> Any:
+        """The module's logic."""
+        return self._logic
+
+
+class Application:
+    """What this extension asks `slicer.app` for."""
+
+    def __init__(self, logic: Any, folder: Path) -> None:
+        self._logic = logic
+        self.temporaryPath = str(folder)
+
+    def applicationLogic(self) -> Any:
+        """The application's logic."""
+        return self._logic
+
+    def processEvents(self) -> None:
+        """There is no event loop."""
+
+
+def boot(folder: Path) -> Any:
+    """A new scene with the logics of Slicer's own modules, slice views and a layout; it becomes Slicer's scene.
+
+    Args:
+        folder: for temporary files.
+    """
+    scene = slicer.vtkMRMLScene()
+    cache = slicer.vtkCacheManager()
+    cache.SetRemoteCacheDirectory(str(folder))
+    manager = slicer.vtkDataIOManager()
+    manager.SetCacheManager(cache)
+    scene.SetCacheManager(cache)
+    scene.SetDataIOManager(manager)
+    application = slicer.vtkSlicerApplicationLogic()
+    application.SetTemporaryPath(str(folder))
+    application.SetMRMLScene(scene)
+    modules = types.SimpleNamespace()
+    for name, kind in LOGICS.items():
+        logic = getattr(slicer, kind)()
+        logic.SetMRMLScene(scene)
+        if hasattr(logic, "SetMRMLApplicationLogic"):
+            logic.SetMRMLApplicationLogic(application)
+        setattr(modules, name, Module(logic))
+    application.SetColorLogic(modules.colors.logic())
+    modules.colors.logic().AddDefaultColorNodes()
+    slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene)
+    for name in ("Red", "Green", "Yellow"):
+        view = slicer.vtkMRMLSliceNode()
+        view.SetName(name)
+        view.SetLayoutName(name)
+        view.SetSingletonTag(name)
+        scene.AddNode(view)
+        composite = slicer.vtkMRMLSliceCompositeNode()
+        composite.SetLayoutName(name)
+        composite.SetSingletonTag(name)
+        scene.AddNode(composite)
+    scene.AddNode(slicer.vtkMRMLLayoutNode())
+    slicer.mrmlScene, slicer.modules = scene, modules
+    slicer.app = Application(application, folder)
+    return scene
