@@ -1,0 +1,58 @@
+"""Fade, checkerboard, difference, and side by side."""
+
+from slicer.i18n import tr as _
+
+from RecurrentRegistrationSlicer import display
+
+SIDE_BY_SIDE = "side by side"
+
+
+class CompareSection:
+    """The section with the ways to look at two volumes."""
+
+    def __init__(self, panel) -> None:
+        self._panel, ui = panel, panel.ui
+        self._shown = ""
+        names = {
+            "": _("one over the other"),
+            "checkerboard": _("checkerboard"),
+            "difference": _("difference"),
+            SIDE_BY_SIDE: _("side by side"),
+        }
+        for name, text in names.items():
+            ui.compareCombo.addItem(text, name)
+        ui.compareCombo.currentIndexChanged.connect(self._onCompare)
+        ui.fadeSlider.valueChanged.connect(self._onFade)
+
+    def update(self) -> None:
+        """Bring the section up to date."""
+        ui, run = self._panel.ui, self._panel.logic.run
+        ui.compareCombo.enabled = run is not None and bool(run.keptSteps)
+        ui.fadeSlider.enabled = run is not None and not self._shown
+        if run is None and self._shown:
+            self._shown = ""
+            ui.compareCombo.currentIndex = 0
+
+    def _onCompare(self) -> None:
+        run, box = self._panel.logic.run, self._panel.ui.compareCombo
+        if run is None:
+            return
+        if self._shown == SIDE_BY_SIDE:
+            display.leaveSideBySide(run)
+        elif self._shown:
+            display.compare(run, None)
+        self._shown = box.itemData(box.currentIndex)
+        if self._shown == SIDE_BY_SIDE:
+            display.showSideBySide(run)
+        elif self._shown:
+            display.compare(run, self._shown)
+        self.update()
+
+    def handle(self, event: dict) -> None:
+        """A comparison is of the step that is shown."""
+        run = self._panel.logic.run
+        if event["event"] in ("step", "result") and run is not None and self._shown not in ("", SIDE_BY_SIDE):
+            display.compare(run, self._shown)
+
+    def _onFade(self) -> None:
+        display.setFade(self._panel.ui.fadeSlider.value)

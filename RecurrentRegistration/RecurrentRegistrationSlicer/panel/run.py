@@ -1,0 +1,109 @@
+"""Apply and Cancel, the check before, the progress during, the log."""
+
+import slicer
+from slicer.i18n import tr as _
+
+from RecurrentRegistrationSlicer import checks, setup
+from RecurrentRegistrationSlicer.panel.parameters import inputs, settings
+
+
+class RunSection:
+    """The section with the button."""
+
+    def __init__(self, panel) -> None:
+        self._panel, self.ready = panel, False
+        panel.ui.applyButton.clicked.connect(self._onApply)
+        panel.ui.cancelButton.clicked.connect(self._onCancel)
+
+    def lookForPackages(self) -> None:
+        """Find out again whether PyTorch and what else is needed are installed."""
+        self.ready = setup.ready()
+
+    def problem(self) -> str:
+        """What forbids a run as one sentence; empty where nothing does."""
+        parameters = self._panel.parameters
+        if not self.ready:
+            return _("PyTorch is not installed yet: open Setup below and install what is missing.")
+        if parameters is None:
+            return _("There is no scene: load two volumes.")
+        return checks.problem(parameters.fixedVolume, parameters.movingVolume, **inputs(parameters)) or ""
+
+    def update(self) -> None:
+        """Bring the section up to date."""
+        ui, logic = self._panel.ui, self._panel.logic
+        problem = self.problem()
+        ui.checkLabel.text = problem or self._notice() or _("Ready.")
+        ui.applyButton.enabled = not problem and not logic.busy
+        ui.applyButton.toolTip = problem or _("Registers the moving volume to the fixed one.")
+        ui.cancelButton.enabled = logic.busy and logic.run is not None
+        self.showProgress()
+
+    def showProgress(self) -> None:
+        """Show the phase, the step and the time."""
+        ui, run = self._panel.ui, self._panel.logic.run
+        if run is not None:
+            ui.progressBar.maximum = max(1, run.planned)
+            ui.progressBar.value = min(run.made, max(1, run.planned))
+            ui.progressBar.format = progressText(run)
+        else:
+            ui.progressBar.value = 0
+            ui.progressBar.format = ""
+        ui.statusLabel.text = self._panel.message or statusText(run)
+
+    def handle(self, event: dict) -> None:
+        """Log what has happened."""
+        kind, text = event["event"], event.get("text", "")
+        if kind in ("note", "log", "error", "problem", "worker") and text:
+            self._panel.ui.logText.appendPlainText(text)
+        if kind in ("error", "note") or (kind == "worker" and event["state"] == "ended"):
+            self._panel.message = text
+        if kind in ("reverted", "removed") and not self._panel.message:
+            self._panel.message = text
+
+    def _notice(self) -> str:
+        parameters = self._panel.parameters
+        return checks.notice(parameters.fixedVolume, parameters.movingVolume, **inputs(parameters)) or ""
+
+    def _onApply(self) -> None:
+        parameters, logic = self._panel.parameters, self._panel.logic
+        self._panel.ui.logText.clear()
+        volumes = parameters.fixedVolume, parameters.movingVolume
+        self._panel.attempt(logic.registerVolumes, *volumes, wait=False, **settings(parameters))
+
+    def _onCancel(self) -> None:
+        self._panel.attempt(self._panel.logic.cancel)
+        slicer.app.processEvents()
+
+
+def progressText(run) -> str:
+    """Phase, step, and seconds."""
+    working = run.state in ("starting", "running")
+    words = [phaseText(run.phase) if working else _("Finished")]
+    if run.planned:
+        words.append(_("step {made} of {planned}").format(made=run.made, planned=run.planned))
+    return " · ".join([*words, f"{run.elapsed:.0f} s"])
+
+
+def phaseText(name: str) -> str:
+    """What the worker is doing."""
+    phases = {
+        "read": _("Reading"),
+        "prepare": _("Preparing"),
+        "align": _("Aligning"),
+        "deform": _("Deforming"),
+        "refine": _("Refining"),
+        "write": _("Writing"),
+    }
+    return phases.get(name, _("Starting"))
+
+
+def statusText(run) -> str:
+    """How a run stands, as one sentence."""
+    states = {
+        "starting": _("The worker process is starting."),
+        "running": _("The volumes are being registered: the steps can be watched below."),
+        "stopped": _("Stopped: every step so far can be shown, continued and accepted."),
+        "done": _("Done: look at the steps, and accept one."),
+        "restored": _("From the saved scene."),
+    }
+    return "" if run is None else run.error or states.get(run.state, "")
