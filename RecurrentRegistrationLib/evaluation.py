@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -45,16 +46,19 @@ def evaluate(
         InputError: the dimensions differ, or labels or landmarks come without their partners.
     """
     _check(transform, fixed, moving, fixed_labels, moving_labels, fixed_points, moving_points)
-    mask = None if fixed_mask is None else fixed_mask.resampled(fixed.grid, interpolation="nearest").array[0] > 0
-    report = _deformation(transform, fixed.grid, mask)
+    mask, labelled = (
+        None if volume is None else volume.resampled(fixed.grid, interpolation="nearest").array[0] > 0
+        for volume in (fixed_mask, fixed_labels)
+    )
+    report = deformation(transform, fixed.grid, mask, labelled)
     identity = Transform((), transform.dimension)
     stages = {"before": identity, "after": transform}
     if moving is not None:
-        report["similarity"] = {name: _similarity(t, fixed, moving, mask) for name, t in stages.items()}
+        report["similarity"] = {name: similarity(t, fixed, moving, mask) for name, t in stages.items()}
     if fixed_labels is not None and moving_labels is not None:
-        report["overlap"] = {name: _overlap(t, fixed_labels, moving_labels) for name, t in stages.items()}
+        report["overlap"] = {name: overlap_of_labels(t, fixed_labels, moving_labels) for name, t in stages.items()}
     if fixed_points is not None and moving_points is not None:
-        report["landmarks_mm"] = {name: _landmarks(t, fixed_points, moving_points) for name, t in stages.items()}
+        report["landmarks_mm"] = {name: landmark_errors(t, fixed_points, moving_points) for name, t in stages.items()}
     return report
 
 
@@ -81,7 +85,17 @@ def _check(transform: Transform, fixed: Volume, *others: Volume | Points | None)
         )
 
 
-def _deformation(transform: Transform, grid: Grid, mask: np.ndarray | None) -> dict[str, Any]:
+def deformation(
+    transform: Transform, grid: Grid, mask: np.ndarray | None = None, labelled: np.ndarray | None = None
+) -> dict[str, Any]:
+    """Length, folding, Jacobian determinant and inverse consistency of a transform, on a lattice.
+
+    Args:
+        transform: from fixed to moving points.
+        grid: where it is looked at.
+        mask: true where lengths and determinants count, `[*S]`; None for everywhere.
+        labelled: true inside the structures, where foldings are counted as well (RAN); None for no structures.
+    """
     field = transform.displacement_on(grid)
     length = field.millimetres()[0].square().sum(dim=0).sqrt().numpy()
     determinant = spatial.jacobian_determinant(field.values)[0, 0].numpy()
@@ -91,6 +105,8 @@ def _deformation(transform: Transform, grid: Grid, mask: np.ndarray | None) -> d
     folds = {"everywhere": asdict(folding.folding(determinant))}
     if mask is not None:
         folds["mask"] = asdict(folding.folding(determinant, mask))
+    if labelled is not None:
+        folds["labels"] = asdict(folding.folding(determinant, labelled))
     return {
         "displacement_mm": {"mean": length[inside].mean().item(), "max": length[inside].max().item()},
         "folding": folds,
@@ -111,8 +127,8 @@ def _some_points(grid: Grid, mask: np.ndarray | None) -> np.ndarray:
     return grid.physical(np.stack(np.unravel_index(chosen, grid.shape)[::-1], axis=1))
 
 
-def _similarity(transform: Transform, fixed: Volume, moving: Volume, mask: np.ndarray | None) -> dict[str, float]:
-    """Where the moving image is seen, and the mask is true."""
+def similarity(transform: Transform, fixed: Volume, moving: Volume, mask: np.ndarray | None) -> dict[str, float]:
+    """Likeness of the intensities where the moving image is seen and the mask, `[*S]`, is true."""
     warped = resample(moving.to_sitk(), fixed.grid, transform.to_sitk())
     everywhere = Volume(np.ones_like(moving.array, dtype=np.uint8), moving.grid)
     seen = Volume.from_sitk(resample(everywhere.to_sitk(), fixed.grid, transform.to_sitk())).array[0] > 0
@@ -129,25 +145,30 @@ def _similarity(transform: Transform, fixed: Volume, moving: Volume, mask: np.nd
     }
 
 
-def _overlap(transform: Transform, fixed: Volume, moving: Volume) -> dict[str, Any]:
-    """Dice and surface distances of each label, on the lattice of the fixed labels, and their means over labels."""
+def overlap_of_labels(
+    transform: Transform, fixed: Volume, moving: Volume, *, labels: Iterable[int] | None = None
+) -> dict[str, Any]:
+    """Dice and surface distances of each label, on the lattice of the fixed labels, and their means over labels.
+
+    `labels` are those to look at; None for all of either map.
+    """
     nearest = resample(moving.to_sitk(), fixed.grid, transform.to_sitk(), interpolation="nearest")
     a, b = fixed.array[0], Volume.from_sitk(nearest).array[0]
     spacing = fixed.grid.spacing[::-1]
-    labels = {}
-    for label, value in overlap.dice(a, b).items():
+    found = {}
+    for label, value in overlap.dice(a, b, labels).items():
         distances = surface.surface_distances(a == label, b == label, spacing)
-        labels[str(label)] = {
+        found[str(label)] = {
             "dice": value,
             "hausdorff_mm": distances.hausdorff,
             "hausdorff95_mm": distances.hausdorff95,
             "surface_distance_mm": distances.average,
         }
-    if not labels:
+    if not found:
         raise InputError("The label maps hold no label above 0 in the fixed image's field of view.")
-    names = next(iter(labels.values()))
-    mean = {name: _mean([values[name] for values in labels.values()]) for name in names}
-    return {"mean": mean, "labels": labels}
+    names = next(iter(found.values()))
+    mean = {name: _mean([values[name] for values in found.values()]) for name in names}
+    return {"mean": mean, "labels": found}
 
 
 def _mean(values: list[float]) -> float:
@@ -155,7 +176,8 @@ def _mean(values: list[float]) -> float:
     return sum(known) / len(known) if known else math.nan
 
 
-def _landmarks(transform: Transform, fixed: Points, moving: Points) -> dict[str, Any]:
+def landmark_errors(transform: Transform, fixed: Points, moving: Points) -> dict[str, Any]:
+    """Target registration errors in millimetres; see `LandmarkErrors`."""
     d = transform.dimension
     mapped = transform.map_points(fixed.in_dimension(d).positions)
     return landmarks.target_registration_error(mapped, moving.in_dimension(d).positions).as_dict()

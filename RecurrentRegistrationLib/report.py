@@ -87,25 +87,57 @@ def write_report(pictured: Pictured, path: str | Path) -> None:
 
 def draw(pictured: Pictured) -> Figure:
     """Draw the page: a row for each view (2D: two rows), then the curves over the steps and the facts."""
-    views = planes(pictured.fixed.grid, _centre(pictured.fixed))
+    layout = _Layout.of(pictured)
+    figure = Figure(figsize=(layout.width + 0.6, layout.height + 4.8), dpi=100, facecolor="white")
+    FigureCanvasAgg(figure)
+    halves = figure.add_gridspec(2, 1, height_ratios=[layout.height + 1.6, 3.2])
+    top, bottom = (figure.add_subfigure(halves[n]) for n in range(2))
+    _draw_top(top, pictured, layout)
+    _draw_bottom(bottom, pictured)
+    return figure
+
+
+def draw_views(pictured: Pictured) -> Figure:
+    """Draw the views of the page alone."""
+    layout = _Layout.of(pictured)
+    figure = Figure(figsize=(layout.width + 0.6, layout.height + 1.6), dpi=100, facecolor="white")
+    FigureCanvasAgg(figure)
+    _draw_top(figure, pictured, layout)
+    return figure
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """The views, and how many panels of which size (inches) they take."""
+
+    views: list[Plane]
+    columns: int
+    heights: list[float]
+    width: float
+    height: float
+
+    @classmethod
+    def of(cls, pictured: Pictured) -> _Layout:
+        views = planes(pictured.fixed.grid, _centre(pictured.fixed))
+        flat = len(views) == 1
+        columns, inch = (4, 4.2) if flat else (len(TITLES), INCH)
+        heights = [min(2.0, max(0.3, view.grid.size[1] / view.grid.size[0])) for view in views] * (2 if flat else 1)
+        return cls(views, columns, heights, inch * columns, inch * sum(heights))
+
+
+def _draw_top(top: SubFigure | Figure, pictured: Pictured, layout: _Layout) -> None:
+    """The views, their titles, scale and key."""
+    flat, height = len(layout.views) == 1, layout.height
     windows = _window(pictured.fixed), _window(pictured.moving)
     limit = _volume_limit(pictured.jacobian)
-    flat = len(views) == 1
-    columns = 4 if flat else len(TITLES)
-    heights = [min(2.0, max(0.3, view.grid.size[1] / view.grid.size[0])) for view in views] * (2 if flat else 1)
-    width, height = (4.2 if flat else INCH) * columns, (4.2 if flat else INCH) * sum(heights)
-    figure = Figure(figsize=(width + 0.6, height + 4.8), dpi=100, facecolor="white")
-    FigureCanvasAgg(figure)
-    halves = figure.add_gridspec(2, 1, height_ratios=[height + 1.6, 3.2])
-    top, bottom = (figure.add_subfigure(halves[n]) for n in range(2))
     axes = top.subplots(
-        len(heights),
-        columns,
+        len(layout.heights),
+        layout.columns,
         squeeze=False,
-        gridspec_kw={"height_ratios": heights, "wspace": 0.04, "hspace": 0.12 if flat else 0.05}
+        gridspec_kw={"height_ratios": layout.heights, "wspace": 0.04, "hspace": 0.12 if flat else 0.05}
         | {"left": 0.025, "right": 0.985, "bottom": 0.75 / (height + 1.6), "top": 1 - 0.85 / (height + 1.6)},
     )
-    for row, view in enumerate(views):
+    for row, view in enumerate(layout.views):
         panels = list(axes.ravel() if flat else axes[row])
         slices = _Slices.of(pictured, view, windows)
         volume_map = _draw_view(panels, slices, view, limit)
@@ -118,8 +150,6 @@ def draw(pictured: Pictured) -> Figure:
     _draw_scale(top, volume_map, axes.ravel()[6] if flat else axes[-1][-1], limit)
     key = "      ".join(f"{name}: {meaning}" for name, meaning in KEY)
     top.text(0.025, 0.012, key, fontsize=11, color="#444444")
-    _draw_bottom(bottom, pictured)
-    return figure
 
 
 @dataclass(frozen=True)
@@ -246,7 +276,7 @@ def _dress(axis: Axes, shape: tuple[int, ...], view: Plane) -> None:
         text.set_path_effects([withStroke(linewidth=2.5, foreground="black")])
 
 
-def _draw_scale(figure: SubFigure, volume_map: AxesImage, below: Axes, limit: float) -> None:
+def _draw_scale(figure: SubFigure | Figure, volume_map: AxesImage, below: Axes, limit: float) -> None:
     """The colours of the volume map, under its last panel, as factors."""
     box = below.get_position()
     inch = box.height / below.bbox.height * figure.figure.dpi

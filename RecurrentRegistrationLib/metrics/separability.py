@@ -6,6 +6,10 @@ After Zheng et al., Residual Aligner-based Network, Medical Image Analysis 2024,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
 
 
 def cell_sizes(levels: int, common: int = 0) -> list[int]:
@@ -38,3 +42,59 @@ def separability(distances: Sequence[float], cells: Sequence[float], ranges: Seq
     """
     steps = list(zip(cells, ranges, strict=True))
     return [sum(2.0 * reach for cell, reach in steps if distance >= cell) for distance in distances]
+
+
+@dataclass(frozen=True)
+class MotionHistogram:
+    """Share of pairs of voxels by their distance and by how differently they move (RAN, Fig. 7).
+
+    Attributes:
+        density: `[distances, differences]`, sums to 1.
+        distances: edges of the bins of `|x - y|_inf`, voxels.
+        differences: edges of the bins of `|u(x) - u(y)|_inf`, voxels.
+    """
+
+    density: np.ndarray
+    distances: np.ndarray
+    differences: np.ndarray
+
+
+def motion_histogram(
+    displacement: np.ndarray,
+    correct: np.ndarray,
+    *,
+    longest: int = 40,
+    largest: float = 40.0,
+    pairs: int = 200_000,
+    sigma: float = 1.0,
+    seed: int = 0,
+) -> MotionHistogram:
+    """How far apart near voxels move where the motion is right: pairs of correctly mapped voxels, drawn at random.
+
+    Two methods are compared by the difference of their histograms.
+
+    Args:
+        displacement: `[d, *S]` in voxels.
+        correct: `[*S]`, true where a labelled voxel is mapped into the same label.
+        longest: distances are counted up to this, in bins of a voxel.
+        largest: differences likewise.
+        pairs: how many pairs are drawn.
+        sigma: of the Gaussian that smooths the histogram, in bins.
+        seed: of the draw.
+    """
+    edges = np.arange(longest + 1.0), np.arange(np.ceil(largest) + 1)
+    voxels = np.argwhere(correct)
+    if len(voxels) < 2:
+        return MotionHistogram(np.zeros((len(edges[0]) - 1, len(edges[1]) - 1)), *edges)
+    generator = np.random.default_rng(seed)
+    first = voxels[generator.integers(len(voxels), size=pairs)]
+    second = first + generator.integers(-longest, longest + 1, size=first.shape)
+    inside = ((second >= 0) & (second < correct.shape)).all(axis=1) & (first != second).any(axis=1)
+    first, second = first[inside], second[inside]
+    both = correct[tuple(second.T)]
+    first, second = first[both], second[both]
+    distance = np.abs(first - second).max(axis=1)
+    difference = np.abs(displacement[(slice(None), *first.T)] - displacement[(slice(None), *second.T)]).max(axis=0)
+    counts, *_ = np.histogram2d(distance, difference, bins=edges)
+    smooth = gaussian_filter(counts, sigma)
+    return MotionHistogram(smooth / max(smooth.sum(), 1e-12), *edges)

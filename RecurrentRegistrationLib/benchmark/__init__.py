@@ -1,0 +1,1 @@
+"""Registration methods side by side: the pairs of a manifest, each run in a process of its own, judged by one code."""

@@ -1,0 +1,62 @@
+"""All tables of several manifests as one Markdown document, with what is needed to make them again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from RecurrentRegistrationLib import registration
+from RecurrentRegistrationLib.benchmark import table
+from RecurrentRegistrationLib.benchmark.measures import MEASURES
+from RecurrentRegistrationLib.benchmark.page import machine
+from RecurrentRegistrationLib.benchmark.runner import Benchmark
+from RecurrentRegistrationLib.files import complete
+
+
+def write(benchmarks: Sequence[Benchmark], path: Path, *, command: str) -> None:
+    """Write the document.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    versions = ", ".join(f"{name} {version}" for name, version in registration.versions().items())
+    parts = [
+        "# Results",
+        "Our methods beside the programs one would otherwise pick, on real scans. Every registration ran in a process "
+        "of its own with the same files and threads, and one code judged all results. Means ± standard deviations over "
+        "pairs; bold: the best mean of a column, “none” apart. Stars: the first measure of the table differs from the "
+        "method it is tested against (two-sided Wilcoxon signed-rank test over pairs, Holm-corrected): \\* p < 0.05, "
+        "\\*\\* p < 0.01, \\*\\*\\* p < 0.001.",
+        f"| | |\n|---|---|\n| date | {datetime.now(UTC):%Y-%m-%d} |\n| hardware | {machine()} |\n"
+        f"| versions | {versions} |\n| command | `recurrent-registration {command}` |",
+        *map(_section, benchmarks),
+    ]
+    with complete(path) as temporary:
+        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _section(benchmark: Benchmark) -> str:
+    frame = table.load(benchmark)
+    ranked, against = table.ranked_by(benchmark, frame), table.reference(benchmark)
+    compared = table.tests(frame, ranked, against)
+    marks = {row.method: table.stars(row.corrected).replace("*", "\\*") for row in compared.itertuples()}
+    text = table.cells(frame, [ranked, *(name for name in table.shown(frame) if name != ranked)], marks)
+    pairs = frame["pair"].nunique()
+    told = f"Tested against `{against}` by {MEASURES[ranked].title}." if len(compared) else "Too few pairs for a test."
+    lines = [
+        f"## {benchmark.manifest.name}",
+        f"{pairs} pair{'s' if pairs > 1 else ''}, {benchmark.manifest.threads} thread"
+        f"{'s' if benchmark.manifest.threads > 1 else ''}. {told}",
+        table.markdown(text).rstrip(),
+    ]
+    if len(compared):
+        rows = "\n".join(
+            f"| {table.escape(row.method)} | {row.pairs} | {row.median:+.4f} | {row.p:.2g} | {row.corrected:.2g} |"
+            for row in compared.itertuples()
+        )
+        lines.append(
+            f"| method | pairs | median difference of {MEASURES[ranked].heading} | p | p, corrected |\n"
+            f"|---|---:|---:|---:|---:|\n{rows}"
+        )
+    return "\n\n".join(lines)

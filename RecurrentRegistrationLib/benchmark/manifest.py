@@ -1,0 +1,241 @@
+"""What to register and with what, read from YAML; the paths of images are relative to the data folder.
+
+```yaml
+name: lung_ct
+modality: ct            # mr (default), ct, multi (different contrasts): told to the peers
+initial: geometry       # what the peers start from: header, geometry (default), moments
+accuracy: tre_mm        # the measure that methods are ranked by; default the first of TRE, distance, Dice that is known
+against: ours           # every other method is tested against this one; default the first of ours
+repeats: 1              # runs of each method on each pair; ours get another seed each time
+threads: 1              # of every method
+timeout: 3600           # seconds after which a run has failed
+operations: false       # count the multiply-accumulate operations of networks (one more forward pass)
+methods:                # a list of NAME[:option=value…], or by label:
+  ours: {method: refine, refine: 50}                 # options of `registration.Options`
+  no hidden state: {method: riir, method_options: {memory: [false, false]}, weights: riir_00.safetensors}
+  greedy: greedy                                     # an adapter of the folder of peers, and its options
+  my tool: {command: "tool {fixed} {moving} {output}/transform.h5"}   # or {output}/displacement.nrrd
+pairs:
+  - name: followup
+    fixed: lung_ct/baseline.mha
+    moving: lung_ct/followup.mha
+    fixed_mask: …       # with moving_mask: given to every method
+    fixed_labels: …     # with moving_labels: overlap and surface distances
+    structures: {liver: 5, aorta: [23, 7]}   # name: value, or [fixed value, moving value]; default every common value
+    fixed_points: …     # with moving_points: target registration error
+    reference: [{file: a.txt, inverse: true}, {file: b.txt}]   # ITK transforms, the first acts first on fixed points
+    reference_field: …  # or a displacement image, LPS mm
+    region: {file: brain.nii.gz, through: […]}   # where errors and deformation are averaged; through maps fixed points
+    settings: {greedy: {pad: 4}}   # options of a peer that its user would choose for such images
+neighbours: {images: hippocampus/images, labels: hippocampus/labels, count: 20}   # instead of pairs: i ← i + 1
+```
+
+A key of a pair that stands beside `pairs` holds for all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from RecurrentRegistrationLib.benchmark.measures import MEASURES
+from RecurrentRegistrationLib.errors import InputError
+
+OURS = "ours"
+SETTINGS = ("accuracy", "against", "repeats", "threads", "timeout", "operations")
+PLAIN = ("name", "modality", "initial", "settings")  # entries of a pair that are no files
+
+
+@dataclass(frozen=True)
+class Link:
+    """One ITK transform of a chain."""
+
+    file: Path
+    inverse: bool = False
+
+
+@dataclass(frozen=True)
+class Region:
+    """A mask, and the chain that takes fixed points into its space."""
+
+    file: Path
+    through: tuple[Link, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One registration and its ground truth; see the module's text for each entry."""
+
+    name: str
+    fixed: Path
+    moving: Path
+    modality: str = "mr"
+    initial: str = "geometry"
+    fixed_mask: Path | None = None
+    moving_mask: Path | None = None
+    fixed_labels: Path | None = None
+    moving_labels: Path | None = None
+    structures: dict[str, tuple[int, int]] | None = None
+    fixed_points: Path | None = None
+    moving_points: Path | None = None
+    reference: tuple[Link, ...] = ()
+    reference_field: Path | None = None
+    region: Region | None = None
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A method with its options.
+
+    Attributes:
+        label: what it is called in tables.
+        program: "ours", the name of a peer's adapter, or empty for a command line of one's own.
+        options: of `registration.Options` for ours, of the adapter for a peer.
+        command: with `{fixed}`, `{moving}`, `{fixed_mask}`, `{moving_mask}`, `{output}` and `{threads}` to fill in.
+    """
+
+    label: str
+    program: str
+    options: dict[str, Any] = field(default_factory=dict)
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Pairs and methods; see the module's text."""
+
+    name: str
+    pairs: tuple[Pair, ...]
+    contenders: tuple[Contender, ...] = ()
+    accuracy: str = ""
+    against: str = ""
+    repeats: int = 1
+    threads: int = 1
+    timeout: float | None = None
+    operations: bool = False
+
+
+def read(path: str | Path, data: str | Path, *, methods: list[str] | None = None, check: bool = True) -> Manifest:
+    """Read a manifest.
+
+    Args:
+        path: the YAML file.
+        data: the folder that its paths start from.
+        methods: these contenders instead of the manifest's, as `NAME[:option=value…]`.
+        check: whether every image must exist.
+
+    Raises:
+        InputError: it cannot be read, an entry is unknown, or a file is missing.
+    """
+    path, data = Path(path), Path(data)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        name, entries = content.pop("name"), content.pop("pairs", None) or []
+    except FileNotFoundError as error:
+        raise InputError(f"There is no manifest {path}.") from error
+    except (yaml.YAMLError, AttributeError, KeyError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no manifest: it needs a name and pairs, as YAML.") from error
+    if "neighbours" in content:
+        entries = [*entries, *_neighbours(data, **content.pop("neighbours"))]
+    settings = {key: content.pop(key) for key in SETTINGS if key in content}
+    contenders = content.pop("methods", [])
+    pairs = tuple(_pair({**content, **entry}, data, path, check) for entry in entries)
+    _unique([pair.name for pair in pairs], path, "pair")
+    manifest = Manifest(name, pairs, _contenders(methods or contenders, path), **settings)
+    if manifest.accuracy and manifest.accuracy not in MEASURES:
+        raise InputError(f"{path}: accuracy '{manifest.accuracy}' is none of {', '.join(MEASURES)}.")
+    return manifest
+
+
+def contender(text: str) -> Contender:
+    """`greedy:metric=NCC` or `ours:method=bspline:refine=50` as a contender; values are read as YAML."""
+    name, *options = text.split(":")
+    try:
+        named = dict(option.split("=", 1) for option in options)
+    except ValueError as error:
+        raise InputError(f"'{text}' is no method: write NAME:option=value.") from error
+    return Contender(text, name, {key: yaml.safe_load(value) for key, value in named.items()})
+
+
+def _contenders(entries: list[str] | dict[str, Any], path: Path) -> tuple[Contender, ...]:
+    if isinstance(entries, dict):
+        found = tuple(_labelled(str(label), entry) for label, entry in entries.items())
+    else:
+        found = tuple(contender(text) for text in entries)
+    _unique([each.label for each in found], path, "method")
+    _unique([folder_name(each.label) for each in found], path, "folder of the method")
+    return found
+
+
+def _labelled(label: str, entry: str | dict[str, Any]) -> Contender:
+    if isinstance(entry, str):
+        return dataclasses.replace(contender(entry), label=label)
+    options = dict(entry)
+    command = options.pop("command", "")
+    return Contender(label, "" if command else options.pop("program", OURS), options, command)
+
+
+def folder_name(label: str) -> str:
+    """A label as the name of a folder."""
+    return re.sub(r"[^\w.+=,-]+", "_", label)
+
+
+def _unique(names: list[str], path: Path, what: str) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise InputError(f"{path} names the {what} '{twice[0]}' twice.")
+
+
+def _neighbours(data: Path, images: str, labels: str, count: int) -> list[dict[str, Any]]:
+    folder = data / images
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}: give the folder of the data.")
+    names = sorted(path.name for path in folder.iterdir())
+    return [
+        {
+            "name": f"{fixed.split('.')[0]}_from_{moving.split('.')[0]}",
+            "fixed": f"{images}/{fixed}",
+            "moving": f"{images}/{moving}",
+            "fixed_labels": f"{labels}/{fixed}",
+            "moving_labels": f"{labels}/{moving}",
+        }
+        for fixed, moving in pairwise(names[: count + 1])
+    ]
+
+
+def _pair(entry: dict[str, Any], data: Path, manifest: Path, check: bool) -> Pair:
+    unknown = set(entry) - {known.name for known in dataclasses.fields(Pair)}
+    if unknown:
+        raise InputError(f"{manifest} holds unknown entries: {', '.join(sorted(unknown))}.")
+    missing = {"name", "fixed", "moving"} - set(entry)
+    if missing:
+        raise InputError(f"A pair of {manifest} lacks {', '.join(sorted(missing))}.")
+
+    def located(file: str) -> Path:
+        path = data / file
+        if check and not Path(str(path).rpartition("#")[0] or path).exists():
+            raise InputError(f"{path} is named in {manifest} but does not exist: give the folder of the data.")
+        return path
+
+    def chain(links: list[dict[str, Any]]) -> tuple[Link, ...]:
+        return tuple(Link(located(link["file"]), link.get("inverse", False)) for link in links)
+
+    values: dict[str, Any] = dict(entry)
+    for key, value in entry.items():
+        if key == "reference":
+            values[key] = chain(value)
+        elif key == "region":
+            values[key] = Region(located(value["file"]), chain(value.get("through", [])))
+        elif key == "structures":
+            values[key] = {k: tuple(v) if isinstance(v, list) else (v, v) for k, v in value.items()}
+        elif key not in PLAIN:
+            values[key] = located(value)
+    return Pair(**values)

@@ -1,0 +1,86 @@
+"""The command line by which a contender registers a pair: one of ours, a peer's adapter, or any program."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from RecurrentRegistrationLib.benchmark.manifest import OURS, Contender, Pair
+from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.registration import Options
+
+HELPERS = ("common", "linear")  # files of the folder of peers that are no adapters
+
+
+@dataclass(frozen=True)
+class Programs:
+    """Where programs are found.
+
+    Attributes:
+        peers: the folder of the adapters, one file each.
+        python: the interpreter that runs them.
+        weights: the folder that the relative paths of weights start from.
+    """
+
+    peers: Path | None = None
+    python: Path = Path(sys.executable)
+    weights: Path = Path()
+
+    def check(self, contender: Contender) -> None:
+        """Raise InputError where a contender cannot be run at all."""
+        if contender.program == OURS:
+            known = {field.name for field in dataclasses.fields(Options)}
+            if unknown := set(contender.options) - known:
+                raise InputError(
+                    f"'{contender.label}': there is no option '{sorted(unknown)[0]}'; there are "
+                    f"{', '.join(sorted(known))}."
+                )
+        elif contender.program:
+            self._adapter(contender)
+
+    def _adapter(self, contender: Contender) -> Path:
+        if self.peers is None:
+            raise InputError(f"'{contender.program}' is a peer: give the folder of the peers' adapters.")
+        file = self.peers / f"{contender.program}.py"
+        if not file.is_file() or file.stem in HELPERS:
+            known = sorted(path.stem for path in self.peers.glob("*.py") if path.stem not in HELPERS)
+            raise InputError(f"There is no method '{contender.program}'; there are {OURS}, {', '.join(known)}.")
+        return file
+
+    def command(
+        self, contender: Contender, pair: Pair, folder: Path, *, threads: int, repeat: int, operations: bool
+    ) -> list[str]:
+        """The command line that registers a pair into an existing folder."""
+        if contender.program == OURS:
+            task = self._task(contender, pair, folder, threads=threads, repeat=repeat, operations=operations)
+            return [sys.executable, "-m", "RecurrentRegistrationLib.benchmark.ours", str(task)]
+        if contender.command:
+            files = {key: str(getattr(pair, key) or "") for key in ("fixed", "moving", "fixed_mask", "moving_mask")}
+            return [word.format(output=folder, threads=threads, **files) for word in shlex.split(contender.command)]
+        masks = [(f"--{side}-mask", getattr(pair, f"{side}_mask")) for side in ("fixed", "moving")]
+        chosen = pair.settings.get(contender.program, {}) | contender.options
+        return [
+            str(self.python),
+            str(self._adapter(contender)),
+            str(pair.fixed),
+            str(pair.moving),
+            *("-o", str(folder), "--modality", pair.modality, "--initial", pair.initial),
+            *(text for name, path in masks if path is not None for text in (name, str(path))),
+            *(text for key, value in chosen.items() for text in ("--option", f"{key}={value}")),
+        ]
+
+    def _task(
+        self, contender: Contender, pair: Pair, folder: Path, *, threads: int, repeat: int, operations: bool
+    ) -> Path:
+        options = dict(contender.options)
+        options["seed"] = options.get("seed", 0) + repeat
+        if options.get("weights"):
+            options["weights"] = str((self.weights / options["weights"]).absolute())
+        task = {"pair": dataclasses.asdict(pair), "options": options, "threads": threads, "operations": operations}
+        file = folder / "task.json"
+        file.write_text(json.dumps(task, default=str, indent=1), encoding="utf-8")
+        return file
