@@ -6,12 +6,16 @@ import math
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from monai.metrics import DiceMetric, compute_average_surface_distance, compute_hausdorff_distance
 from skimage.draw import ellipsoid
 
+from RecurrentRegistrationLib import spatial
+from RecurrentRegistrationLib.evaluation import deformation
 from RecurrentRegistrationLib.metrics import consistency, folding, intensity, landmarks, overlap, smoothness, surface
-from RecurrentRegistrationLib.transform import Affine, Transform
+from RecurrentRegistrationLib.transform import Affine, DisplacementField, Transform
+from RecurrentRegistrationLib.volume import Grid
 
 
 @pytest.fixture
@@ -123,3 +127,52 @@ def test_intensity_measures_by_hand():
     assert intensity.mutual_information(fixed, 7 - fixed) == pytest.approx(2)
     crossed = np.array([[0, 0], [1, 1]]), np.array([[0, 1], [0, 1]])
     assert intensity.mutual_information(*crossed, bins=2) == pytest.approx(1)
+
+
+def smooth_field(grid: Grid, amplitude: float = 1.5) -> DisplacementField:
+    generator = torch.Generator().manual_seed(3)
+    noise = torch.randn(1, 3, *grid.shape, generator=generator)
+    smooth = spatial.gaussian_smooth(noise, 2.0)
+    return DisplacementField(amplitude * smooth / smooth.abs().mean(), grid)
+
+
+def test_folding_equals_simpleitk_on_an_oblique_lattice():
+    grid = Grid((14, 12, 10), (1.5, 0.8, 2.5), (3, -4, 5), (0.6, 0.8, 0, -0.8, 0.6, 0, 0, 0, 1))
+    field = smooth_field(grid, amplitude=2.5)
+    image = sitk.Cast(field.to_image(), sitk.sitkVectorFloat64)
+    # ITK's filter takes vectors along the axes of the lattice, and leaves the border to its own rule
+    along = sitk.GetArrayFromImage(image) @ grid.cosines
+    turned = sitk.GetImageFromArray(along, isVector=True)
+    turned.SetSpacing(grid.spacing)
+    theirs = sitk.GetArrayFromImage(sitk.DisplacementFieldJacobianDeterminant(turned))
+    ours = spatial.jacobian_determinant(field.values)[0, 0].numpy()
+    inner = (slice(1, -1),) * 3
+    assert ours[inner] == pytest.approx(theirs[inner], abs=1e-4)
+    found = folding.folding(ours[inner])
+    assert found.voxels == (theirs[inner] <= 0).sum() > 0
+    assert found.magnitude == pytest.approx(-theirs[inner][theirs[inner] <= 0].sum(), rel=1e-3)
+
+
+def test_overlap_and_surfaces_equal_simpleitk(blobs):
+    spacing = (0.7, 1.1, 1.6)  # i, j, k
+    images = [sitk.GetImageFromArray(mask.astype(np.uint8)) for mask in blobs]
+    for image in images:
+        image.SetSpacing(spacing)
+    overlaps, distances = sitk.LabelOverlapMeasuresImageFilter(), sitk.HausdorffDistanceImageFilter()
+    overlaps.Execute(*images)
+    distances.Execute(*images)
+    ours = surface.surface_distances(*blobs, spacing[::-1])
+    assert overlap.dice(*(m.astype(int) for m in blobs))[1] == pytest.approx(overlaps.GetDiceCoefficient(1))
+    assert ours.hausdorff == pytest.approx(distances.GetHausdorffDistance(), rel=1e-5)
+
+
+def test_evaluation_counts_foldings_inside_labels():
+    grid = Grid.regular((8, 8))
+    values = torch.zeros(1, 2, 8, 8)
+    values[0, 1, :, 4:] = -3.0  # columns 3 and 4 fold: half of the jump falls on either
+    labels = np.zeros((8, 8), bool)
+    labels[:2, :4] = True
+    found = deformation(Transform((DisplacementField(values, grid),)), grid, labelled=labels)["folding"]
+    assert found["everywhere"]["voxels"] == 16
+    assert found["labels"]["voxels"] == 2
+    assert found["everywhere"]["magnitude"] == pytest.approx(16 * 0.5)
