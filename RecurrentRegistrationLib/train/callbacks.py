@@ -1,0 +1,31 @@
+"""What watches a training."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from RecurrentRegistrationLib.errors import InputError
+
+
+class StopOnNaN(Callback):
+    """Ends a training whose loss is no number, before the weights are touched, and keeps the batch that did it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_before_backward(self, trainer: Trainer, pl_module: Any, loss: torch.Tensor) -> None:
+        """Raises InputError with the name of the file."""
+        if math.isfinite(loss.item()):
+            return
+        path = self.folder / f"bad_batch_{trainer.global_step}_{trainer.global_rank}.pt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"step": trainer.global_step, "loss": loss.item(), "batch": pl_module.last_batch}, path)
+        raise InputError(
+            f"The loss is {loss.item()} at step {trainer.global_step}: the batch is in {path}; look at its images, or "
+            "lower the learning rate and resume."
+        )

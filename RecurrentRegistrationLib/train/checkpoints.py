@@ -1,0 +1,23 @@
+"""Checkpoints that are complete or absent, whatever happens to the disk or the process."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from RecurrentRegistrationLib.files import complete
+
+
+class CompleteCheckpoints(TorchCheckpointIO):
+    """Writes beside the old file and renames, so that a full disk or a kill leaves the last good one as it was."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Raises InputError where the disk is full."""
+        content = io.BytesIO()  # torch.save itself would speak of a broken archive where the disk is full
+        torch.save(checkpoint, content)
+        with complete(path) as temporary:
+            temporary.write_bytes(content.getbuffer())

@@ -1,0 +1,164 @@
+"""`Training`: a method's steps, judged by an objective, as Lightning wants its module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from RecurrentRegistrationLib import methods, spatial
+from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.metrics.overlap import dice
+from RecurrentRegistrationLib.step import Step
+from RecurrentRegistrationLib.train import weights
+from RecurrentRegistrationLib.train.judged import Batch, Judged
+from RecurrentRegistrationLib.train.objective import LossTerm, Objective
+from RecurrentRegistrationLib.train.optimisation import Optimisation
+from RecurrentRegistrationLib.train.schedule import Weighting
+
+SIDES = ("fixed", "moving")
+
+
+class Training(LightningModule):
+    """The training of one method.
+
+    Args:
+        method: its name.
+        losses: what is minimised.
+        dimension: 2 or 3.
+        options: of the method.
+        steps: of a registration; None for the method's own.
+        over: which of its steps count, where a term does not say.
+        own_lattice: judge each step on the lattice of its own values.
+        both_directions: register each pair both ways in one batch of twice the size, as symmetric terms need.
+        frozen: parts of the method that stay as they are, for example "affine_network".
+        initial: weights to begin with, a safetensors file.
+        initial_part: take from them what fits, instead of refusing others than this method's.
+        optimisation: the optimiser.
+        checkpoint: recompute each step in the backward pass: memory for time.
+        half_precision: of the exported weights.
+        seed: of all draws in training (dropout, noise); each step has its own.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        losses: Sequence[LossTerm],
+        dimension: int = 3,
+        options: dict[str, Any] | None = None,
+        steps: int | None = None,
+        over: Weighting = "last",
+        own_lattice: bool = False,
+        both_directions: bool = False,
+        frozen: Sequence[str] = (),
+        initial: Path | None = None,
+        initial_part: bool = False,
+        optimisation: Optimisation = Optimisation(),  # noqa: B008, it is frozen
+        checkpoint: bool = False,
+        half_precision: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.name, self.dimension, self.options, self.count = method, dimension, dict(options or {}), steps
+        self.method = _create(method, dimension, self.options)
+        if not self.method.card.trained:
+            raise InputError(f"The method '{method}' has no weights to train.")
+        self.method.checkpoint = checkpoint
+        if initial is not None:
+            weights.load(self.method, initial, strict=not initial_part)
+        for part in frozen:
+            self._freeze(part)
+        self.objective = Objective(losses, over, own_lattice)
+        self.both_directions = both_directions or self.objective.paired
+        self.optimisation, self.half_precision, self.seed = optimisation, half_precision, seed
+
+    def registration(self, batch: Batch) -> list[Step]:
+        """All steps of a batch's registration."""
+        fixed, moving = (seen(self.method, batch[side]) for side in SIDES)
+        masks = {f"{side}_mask": batch.get(f"{side}_mask") for side in SIDES}
+        return list(self.method.steps(fixed, moving, count=self.count, **masks))
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        """The loss."""
+        torch.manual_seed(_mixed(self.seed, self.global_step, self.global_rank))
+        batch = doubled(batch) if self.both_directions else batch
+        total, parts = self.objective(self.registration(batch), batch, self.global_step)
+        if not total.requires_grad:
+            raise InputError("Nothing can be learnt from these losses: their terms do not fit the method or the data.")
+        self.log("loss", total.detach(), prog_bar=True)
+        self.log_dict({f"loss/{name}": part for name, part in parts.items()})
+        return total
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        """Loss, folding and, where they can be known, Dice, distance of key points and error of the displacement."""
+        twice = doubled(batch) if self.both_directions else batch
+        total, _ = self.objective(self.registration(twice), twice, self.global_step)
+        steps = self.registration(batch)
+        found: dict[str, Any] = {"loss": total, "folding": steps[-1].folding, **measured(steps[-1], batch)}
+        self.log_dict(
+            {f"validation/{name}": float(value) for name, value in found.items()}, batch_size=1, sync_dist=True
+        )
+
+    def configure_optimizers(self) -> Any:
+        """Of what is not frozen."""
+        parameters = [p for p in self.method.parameters() if p.requires_grad]
+        if not parameters:
+            raise InputError("All of the method is frozen: leave something to train.")
+        return self.optimisation.create(parameters)
+
+    def _freeze(self, part: str) -> None:
+        try:
+            self.method.get_submodule(part).requires_grad_(False)
+        except AttributeError as error:
+            known = ", ".join(name for name, _ in self.method.named_children())
+            raise InputError(f"The method '{self.name}' has no part '{part}'; it has {known}.") from error
+
+
+def _create(name: str, dimension: int, options: dict[str, Any]) -> methods.Method:
+    try:
+        return methods.create(name, dimension, **options)
+    except TypeError as error:
+        raise InputError(f"The options of the method '{name}' do not fit it: {error}.") from error
+
+
+def seen(method: methods.Method, image: Tensor) -> Tensor:
+    """An image in [0, 1] with the intensities that the method's card wants."""
+    if method.card.intensities != "zscore":
+        return image
+    axes = tuple(range(1, image.ndim))
+    centred = image - image.mean(axes, keepdim=True)
+    return (centred / centred.square().mean(axes, keepdim=True).sqrt().clamp_min(1e-6)).clamp(-2, 2)
+
+
+def doubled(batch: Batch) -> Batch:
+    """Each pair both ways: the first half of the batch as it is, the second with fixed and moving exchanged."""
+
+    def twice(key: str, value: Any) -> Any:
+        other = next((key.replace(a, b, 1) for a, b in (SIDES, SIDES[::-1]) if key.startswith(a)), key)
+        return torch.cat([value, batch[other]]) if isinstance(value, Tensor) else [*value, *batch[other]]
+
+    return {key: twice(key, value) for key, value in batch.items() if key != "displacement"}
+
+
+def measured(step: Step, batch: Batch) -> dict[str, float]:
+    """What tells how good a displacement is."""
+    judged, found = Judged(step, batch), {}
+    if "fixed_labels" in batch:
+        warped = spatial.warp(batch["moving_labels"].float(), step.displacement, mode="nearest")
+        overlaps = dice(batch["fixed_labels"].cpu().numpy(), warped.cpu().numpy().round().astype(int))
+        found["dice"] = float(np.mean(list(overlaps.values()))) if overlaps else float("nan")
+    if judged.landmark_distances is not None:
+        found["distance"] = judged.landmark_distances.mean().item()
+    if "displacement" in batch:
+        found["displacement_error"] = (step.displacement - batch["displacement"]).norm(dim=1).mean().item()
+    return found
+
+
+def _mixed(*numbers: int) -> int:
+    """One seed from several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])

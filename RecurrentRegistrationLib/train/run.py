@@ -1,0 +1,189 @@
+"""From a configuration to weights: each stage in turn, by Lightning."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentError
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.train import configuration, made, weights
+from RecurrentRegistrationLib.train.callbacks import StopOnNaN
+from RecurrentRegistrationLib.train.checkpoints import CompleteCheckpoints
+from RecurrentRegistrationLib.train.data import ImagePairs
+from RecurrentRegistrationLib.train.module import Training
+from RecurrentRegistrationLib.train.synthetic import SyntheticPairs
+
+__all__ = ["ImagePairs", "SyntheticPairs", "Work", "train"]
+
+WEIGHTS, CHECKPOINT = "model.safetensors", "last.ckpt"
+ENGINE = {
+    "max_epochs": -1,
+    "check_val_every_n_epoch": None,
+    "num_sanity_val_steps": 0,
+    "use_distributed_sampler": False,
+    "enable_model_summary": False,
+    "log_every_n_steps": 10,
+}
+SAID_ANYWAY = (
+    "LightningCLI's args parameter",
+    r"\s*Unable to serialize instance",
+    "Checkpoint directory",
+    "Experiment logs directory",
+    ".*isinstance.treespec, LeafSpec",
+    ".*does not have many workers",
+    "The number of training batches",
+    ".*exists and is not empty",
+)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What to train and where.
+
+    Attributes:
+        config: the YAML file.
+        output: folder for checkpoints, logs and weights.
+        overrides: settings as on a command line, for example `--trainer.max_steps=10`.
+        dry: one tiny batch of made data through every stage, nothing kept.
+        resume: go on where an earlier run in `output` stopped.
+        save_every: training steps between checkpoints.
+    """
+
+    config: Path
+    output: Path
+    overrides: tuple[str, ...] = ()
+    dry: bool = False
+    resume: bool = False
+    save_every: int = 500
+
+
+class Parser(LightningCLI):
+    """Lightning's command line, for its reading of configurations and making of objects alone."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """One seed for weights, draws and data."""
+        parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+
+
+def train(work: Work) -> Path | None:
+    """Train all stages and return the file of the last one's weights; None for a dry run.
+
+    Raises:
+        InputError: the configuration or the data cannot be used, the loss is no number, or the disk is full.
+    """
+    listed = configuration.stages(configuration.read(work.config))
+    if work.output.exists() and any(work.output.rglob(CHECKPOINT)) and not (work.resume or work.dry):
+        raise InputError(f"There is a training in {work.output}: go on with --resume, or give another --output.")
+    found: Path | None = None
+    with quiet(), made.data() if work.dry else contextlib.nullcontext() as folder:
+        for name, tree in listed:
+            tree = made.replaced(tree, folder) if folder else tree
+            if found is not None:
+                tree = configuration.merged(tree, {"model": {"initial": str(found)}})
+            found = _stage(work, name, tree, work.output if folder is None else folder / "output")
+    return None if work.dry else found
+
+
+def _stage(work: Work, name: str, tree: configuration.Tree, output: Path) -> Path:
+    folder = output / name if name else output
+    finished = folder / WEIGHTS
+    if finished.exists() and work.resume:
+        return finished
+    cli = _parsed(tree, work, folder)
+    trainer, last = cli.trainer, folder / CHECKPOINT
+    try:
+        trainer.fit(cli.model, cli.datamodule, ckpt_path=str(last) if work.resume and last.exists() else None)
+    except SystemExit:
+        if trainer.interrupted:  # Lightning turns Ctrl-C into an exit
+            raise KeyboardInterrupt from None
+        raise
+    if trainer.is_global_zero:
+        weights.save(cli.model.method, finished, _description(cli, tree, work), half=cli.model.half_precision)
+    trainer.strategy.barrier()
+    return finished
+
+
+def _parsed(tree: configuration.Tree, work: Work, folder: Path) -> Parser:
+    """The trainer, the module and the data of a stage."""
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / "configuration.yaml"
+        file.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+        arguments = ["--config", str(file), *work.overrides]
+        if work.dry:
+            arguments.append("--trainer.fast_dev_run=1")
+        try:
+            return Parser(
+                Training,
+                LightningDataModule,
+                subclass_mode_data=True,
+                run=False,
+                args=arguments,
+                save_config_callback=None,
+                trainer_defaults=_engine(work, folder),
+                seed_everything_default=0,
+                auto_configure_optimizers=False,
+                parser_kwargs={"exit_on_error": False},
+            )
+        except ArgumentError as error:
+            raise InputError(f"The configuration {work.config} cannot be used: {error}") from error
+
+
+def _engine(work: Work, folder: Path) -> dict[str, Any]:
+    """How Lightning runs a stage; a configuration may say otherwise."""
+    last = ModelCheckpoint(
+        folder, "last", every_n_train_steps=work.save_every, enable_version_counter=False, save_on_train_epoch_end=False
+    )
+    return {
+        **ENGINE,
+        "default_root_dir": str(folder),
+        "plugins": [CompleteCheckpoints()],
+        "callbacks": [StopOnNaN(folder), last],
+        "logger": False
+        if work.dry
+        else [log(folder, name="", version="logs") for log in (TensorBoardLogger, CSVLogger)],
+    }
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without what Lightning says of itself, of how it is called here on purpose, and of other products."""
+    log = logging.getLogger("lightning.pytorch")
+    level = log.level
+    log.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for message in SAID_ANYWAY:
+            warnings.filterwarnings("ignore", message)
+        try:
+            yield
+        finally:
+            log.setLevel(level)
+
+
+def _description(cli: Parser, tree: configuration.Tree, work: Work) -> dict[str, Any]:
+    """What the weights are, for the file beside them."""
+    model: Training = cli.model
+    return {
+        "name": model.name,
+        "dimension": model.dimension,
+        "options": model.options,
+        "steps": model.count,
+        "spacing": list(cli.datamodule.spacing),
+        "seed": cli.config["seed_everything"],
+        "training_steps": cli.trainer.global_step,
+        "metrics": {name: float(value) for name, value in cli.trainer.callback_metrics.items()},
+        "configuration": {"file": str(work.config), "overrides": list(work.overrides), "settings": tree},
+    }

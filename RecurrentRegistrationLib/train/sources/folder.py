@@ -1,0 +1,60 @@
+"""Plain folders: one with images, and others with labels, key points or masks of the same names."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.train.cases import Case, Collection
+from RecurrentRegistrationLib.train.sources.base import IMAGES, Source, beside, images_in, stem
+
+
+class Folder(Source):
+    """A folder of images.
+
+    Args:
+        images: the folder.
+        labels: a folder with label maps of the same names.
+        keypoints: a folder with landmarks of the same names.
+        masks: a folder with masks of the same names.
+        pattern: of the images' names.
+        subject: a regular expression whose first group in an image's name is its subject; None for the whole name.
+        group: likewise for what the cases of a pair may have to share.
+    """
+
+    def __init__(
+        self,
+        images: Path,
+        labels: Path | None = None,
+        keypoints: Path | None = None,
+        masks: Path | None = None,
+        pattern: str = "*",
+        subject: str | None = None,
+        group: str | None = None,
+    ) -> None:
+        self.images, self.labels, self.keypoints, self.masks = images, labels, keypoints, masks
+        self.pattern, self.subject, self.group = pattern, subject, group
+
+    def collect(self) -> Collection:
+        """One case for each image; an annotation that is missing stays None."""
+        return Collection(tuple(map(self._case, images_in(Path(self.images), self.pattern))))
+
+    def _case(self, path: Path) -> Case:
+        name = stem(path)
+        return Case(
+            name=name,
+            subject=_first_group(self.subject, name) if self.subject else name,
+            image=str(path),
+            labels=beside(self.labels, name, IMAGES),
+            keypoints=beside(self.keypoints, name, (".csv", ".fcsv", ".mrk.json", ".txt")),
+            mask=beside(self.masks, name, IMAGES),
+            group=_first_group(self.group, name) if self.group else "",
+        )
+
+
+def _first_group(expression: str, name: str) -> str:
+    found = re.search(expression, name)
+    if not found or not found.groups():
+        raise InputError(f"The expression '{expression}' finds no group in the name '{name}'.")
+    return found.group(1)
