@@ -20,7 +20,7 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from RecurrentRegistrationLib import __version__, memory, methods, spatial
+from RecurrentRegistrationLib import __version__, memory, methods, spatial, zoo
 from RecurrentRegistrationLib.alignment import LIKE, align, named_start
 from RecurrentRegistrationLib.checks import check_images, check_mask, check_overlap
 from RecurrentRegistrationLib.errors import InputError, OutOfMemoryError, is_out_of_memory
@@ -42,7 +42,7 @@ class Options:
     """What a user can choose.
 
     Attributes:
-        method: a name of `methods.names()`; "auto" for the best there is on this machine.
+        method: a name of `methods.names()`; "auto" for that of the named weights, or else without training.
         preset: a name of `preparation.PRESETS`; "auto" by what the images look like.
         initial: "auto" searches all postures; "geometry", "moments" and "none" begin there; or a transform.
         linear: "affine", "rigid" or "none": what is found before the deformation; "none" leaves `initial` as it is.
@@ -53,7 +53,7 @@ class Options:
         device: "auto", "cpu", "cuda" or "cuda:1".
         seed: of whatever is drawn at random.
         memory_limit: bytes; None for what is free.
-        weights: a safetensors file for a trained method.
+        weights: of a trained method: a safetensors file or a name of `zoo.models()`; None for those that come with it.
         method_options: passed on to the method.
     """
 
@@ -143,6 +143,7 @@ class Run:
         phase: "prepare", "align", "deform", "refine" or "done".
         notes: plain sentences about what was chosen and why.
         planned_steps: how many steps there will be.
+        model: the weights that come with the method; None for none, or for a file of weights.
         steps: records of the steps made so far.
         last: the last step.
     """
@@ -179,19 +180,21 @@ class Run:
         if options.spacing is not None and not options.spacing > 0:
             raise InputError(f"The working spacing must be positive; it is {options.spacing} mm.")
         self._start = self._read_start()
+        self.model = self._choose_model()
         self._method = self._create_method()
         self.grid = self._working_grid()
         self._pair: tuple[Prepared, Prepared] | None = None
         self._makers: list[tuple[int, Method]] = []  # steps made before a method went to work, and the method
         self._matrix = np.eye(fixed.grid.dimension + 1) if self._start is None else self._start
-        deforming = options.steps or self._method.card.default_steps
+        self._count = options.steps or (self.model.steps if self.model else None)
+        deforming = self._count or self._method.card.default_steps
         linear = 0 if options.linear == "none" else ALIGNED + (options.initial == "auto")
         self.planned_steps = linear + deforming + (options.refine or 0)
 
     def __iter__(self) -> Iterator[Step]:
         """Prepare, align, deform and refine, yielding every finished step."""
         yield from self._guarded(self._prepared_and_aligned())
-        yield from self._guarded(self._deform(self.options.steps, None))
+        yield from self._guarded(self._deform(self._count, None))
         if self.options.refine:
             yield from self.refine(self.options.refine)
         self.phase = "done"
@@ -391,7 +394,30 @@ class Run:
     def _similarity(self) -> str:
         return self.options.similarity or PRESETS[self.preset].refine.get("similarity", "lncc")
 
+    def _choose_model(self) -> zoo.Model | None:
+        """The weights that were named, or else those that come with the method as it is usually made."""
+        asked, dimension = self.options.weights, self._fixed.grid.dimension
+        if asked is None:
+            card = methods.card(self._name)
+            model = zoo.of_method(self._name, dimension) if card.trained and not self.options.method_options else None
+            if model is None and card.trained:
+                self.notes.append(f"{card.title} is untrained: train it or give weights; its output means nothing.")
+        elif Path(asked).suffix == ".safetensors":
+            return None
+        else:
+            model = zoo.find(str(asked))
+            self._name = model.method if self.options.method == "auto" else self._name
+            if (model.method, model.dimension) != (self._name, dimension):
+                raise InputError(
+                    f"The weights '{model.name}' are for the method '{model.method}' and {model.dimension}D images."
+                )
+        if model is not None:
+            self.notes.append(f"Weights: {model.name}, trained on {model.data}. For: {model.summary}")
+        return model
+
     def _create_method(self) -> Method:
+        if self.model is not None:
+            return zoo.create(self.model)
         options = dict(self.options.method_options)
         if self._name == "refine":
             options = {**PRESETS[self.preset].refine, "similarity": self._similarity, **options}
@@ -400,10 +426,6 @@ class Run:
             method = methods.create(self._name, self._fixed.grid.dimension, **options)
         if method.card.trained:
             _load_weights(method, self.options.weights)
-            if self.options.weights is None:
-                self.notes.append(
-                    f"{method.card.title} is untrained: train it or give weights; its output means nothing."
-                )
         return method
 
     @property
@@ -414,7 +436,8 @@ class Run:
     def _working_grid(self) -> Grid:
         prepared = prepare(self._fixed, self._masks[0], PRESETS[self.preset])
         limit = 0.8 * (self.options.memory_limit or memory.available(self.device))
-        asked = self.options.spacing or self._method.card.spacing
+        usual = self.model.spacing if self.model and self.model.spacing else self._method.card.spacing
+        asked = self.options.spacing or usual
         grid, finest = working_grid(prepared, asked, lambda voxels: self._bytes(voxels) <= limit)
         if grid is None:
             raise OutOfMemoryError(f"Registering these images needs more than {limit / 2**30:.1f} GiB of free memory.")

@@ -27,7 +27,9 @@ def register(
     linear: Annotated[str, typer.Option(help="Linear stage before the deformation: affine, rigid or none.")] = "affine",
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the method (default: the method's own).")] = None,
     refine: Annotated[int | None, typer.Option(min=0, help="Steps of refinement of its result.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="Weights of a trained method: a safetensors file.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Of a trained method: a name (see 'methods') or a .safetensors file.")
+    ] = None,
     similarity: Annotated[str | None, typer.Option(help="lncc, mse, nmi or mind (default: the preset's).")] = None,
     spacing: Annotated[float | None, typer.Option(help="Working resolution in millimetres (default: it fits).")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",

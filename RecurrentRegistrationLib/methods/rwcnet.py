@@ -8,7 +8,7 @@ are pulled from the original ones by the total displacement, and the hidden stat
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -193,7 +193,7 @@ class RWCNet(Method):
 
     Args:
         dimension: 2 or 3.
-        stages: the schedule.
+        stages: the schedule; a stage may be a mapping of its attributes, as in a file.
         steps: turns of each stage; None for the schedule's own.
         correlation: "dot"; "sad" for the released code's absolute differences; "none" feeds both feature maps instead.
         single_resolution: the first stage alone.
@@ -215,7 +215,7 @@ class RWCNet(Method):
         self,
         dimension: int = 3,
         *,
-        stages: Sequence[Stage] = STAGES,
+        stages: Sequence[Stage | Mapping[str, Any]] = STAGES,
         steps: Sequence[int] | None = None,
         correlation: str = "dot",
         single_resolution: bool = False,
@@ -230,6 +230,7 @@ class RWCNet(Method):
         checkpoint: bool = False,
     ) -> None:
         super().__init__()
+        stages = [stage if isinstance(stage, Stage) else Stage(**stage) for stage in stages]
         stages = stages[:1] if single_resolution else stages
         if correlation not in CORRELATIONS:
             raise InputError(f"RWCNet has no correlation '{correlation}'; choose one of {', '.join(CORRELATIONS)}.")

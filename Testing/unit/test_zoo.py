@@ -1,0 +1,149 @@
+"""Weights that ship: what is written comes back, and nothing else is taken."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from phantom import centred, head
+
+from RecurrentRegistrationLib import methods, registration, zoo
+from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.registration import Options
+
+
+def model(name: str = "phantom-riir", **changes) -> zoo.Model:
+    known = {
+        "method": "riir",
+        "dimension": 2,
+        "summary": "Phantoms with phantoms.",
+        "data": "phantoms",
+        "licence": "CC0",
+        "configuration": "training/weights/phantom.yaml",
+        "seed": 3,
+        "options": {"hidden": [4, 4], "width": 4},
+        "held_back": ("a", "b"),
+    }
+    return zoo.Model(name=name, **known | changes)
+
+
+def trained(about: zoo.Model):
+    """A method whose weights are no longer those it begins with."""
+    torch.manual_seed(1)
+    method = methods.create(about.method, about.dimension, **about.options).eval()
+    with torch.no_grad():
+        for parameter in method.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    return method
+
+
+@pytest.fixture
+def shelf(tmp_path, monkeypatch):
+    """A folder of weights that the environment names, with one set in it."""
+    monkeypatch.setenv(zoo.VARIABLE, str(tmp_path))
+    zoo.save(model(), trained(model()))
+    return tmp_path
+
+
+def test_weights_come_back_in_half_precision(shelf):
+    saved = zoo.find("phantom-riir")
+    expected = trained(model()).state_dict()
+    for name, tensor in zoo.create(saved).state_dict().items():
+        assert torch.equal(tensor, expected[name].half().float())
+    size = (shelf / "phantom-riir" / zoo.WEIGHTS).stat().st_size
+    assert saved.bytes == size < 3 * sum(tensor.numel() for tensor in expected.values()) + 4000
+
+
+def test_the_card_comes_back(shelf):
+    saved = zoo.find("phantom-riir")
+    assert saved.folder == shelf / "phantom-riir"
+    unknown_before = {"sha256": "", "bytes": 0}
+    assert saved.card() | unknown_before == model().card()
+    zoo.save_card(dataclasses.replace(saved, metrics={"dice": 0.5}))
+    assert zoo.find("phantom-riir").metrics == {"dice": 0.5}
+
+
+def notes_of(**options) -> tuple[registration.Run, str]:
+    fixed, moving = (head(centred((40, 44), (spacing, spacing))) for spacing in (2.0, 2.1))
+    run = registration.start(fixed, moving, options=Options(linear="none", initial="none", **options))
+    return run, " ".join(run.notes)
+
+
+@pytest.mark.parametrize("how", [{"method": "riir"}, {"weights": "phantom-riir"}])
+def test_a_registration_takes_the_weights_and_says_so(shelf, how):
+    run, notes = notes_of(**how)
+    assert "Weights: phantom-riir, trained on phantoms. For: Phantoms with phantoms." in notes
+    assert "untrained" not in notes
+    file = shelf / "phantom-riir" / zoo.WEIGHTS
+    by_file, _ = notes_of(method="riir", weights=file, method_options=dict(model().options))
+    (*_, last), (*_, expected) = run, by_file
+    assert expected.displacement.abs().max() > 0.01
+    assert torch.equal(last.displacement, expected.displacement)
+
+
+def test_a_registration_works_as_the_weights_were_trained(shelf):
+    zoo.save(model(spacing=4.0, steps=3), trained(model()))
+    run, _ = notes_of(method="riir")
+    assert run.grid.spacing == pytest.approx((4.0, 4.0), rel=0.1)
+    assert len(list(run)) == run.planned_steps == 3
+    asked, _ = notes_of(method="riir", spacing=3.0, steps=2)
+    assert asked.grid.spacing == pytest.approx((3.0, 3.0), rel=0.1)
+    assert len(list(asked)) == asked.planned_steps == 2
+
+
+def test_other_options_than_the_weights_leave_the_method_untrained(shelf):
+    run, notes = notes_of(method="riir", method_options={"width": 2})
+    assert run.model is None
+    assert "untrained" in notes
+
+
+def test_weights_of_another_method_are_refused(shelf):
+    with pytest.raises(InputError, match="for the method 'riir'"):
+        notes_of(method="gradirn", weights="phantom-riir")
+
+
+def test_a_folder_may_be_given(shelf, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    zoo.save(model("elsewhere"), trained(model()), other)
+    assert [m.name for m in zoo.models(other)] == ["elsewhere"]
+    assert [m.name for m in zoo.models()] == ["phantom-riir"]
+    assert zoo.models(other / "missing") == []
+
+
+def test_changed_weights_are_refused(shelf):
+    path = shelf / "phantom-riir" / zoo.WEIGHTS
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="other checksum"):
+        zoo.create(zoo.find("phantom-riir"))
+
+
+def test_missing_weights_are_refused(shelf):
+    (shelf / "phantom-riir" / zoo.WEIGHTS).unlink()
+    with pytest.raises(InputError, match="cannot be read"):
+        zoo.create(zoo.find("phantom-riir"))
+
+
+def test_weights_of_another_shape_are_refused(shelf):
+    wider = dataclasses.replace(zoo.find("phantom-riir"), options={"hidden": [8, 8], "width": 4})
+    with pytest.raises(InputError, match="do not fit"):
+        zoo.create(wider)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", json.dumps({"name": "phantom-riir", "held_back": []})])
+def test_broken_cards_are_named(shelf, content):
+    (shelf / "phantom-riir" / zoo.CARD).write_text(content)
+    with pytest.raises(InputError, match=r"phantom-riir/card\.json"):
+        zoo.models()
+
+
+def test_unknown_names_and_several_weights_are_refused(shelf):
+    with pytest.raises(InputError, match=r"no weights 'magic'.*phantom-riir"):
+        zoo.find("magic")
+    zoo.save(model("phantom-riir-2"), trained(model()))
+    with pytest.raises(InputError, match="choose phantom-riir or phantom-riir-2"):
+        zoo.of_method("riir", 2)
+    assert zoo.of_method("riir", 3) is None
