@@ -36,9 +36,9 @@ SIMILARITIES = {
 }
 
 BETAS = (0.9, 0.99)  # Adam's memory of the gradient and of its square
-NEGLIGIBLE = (
-    1e-3  # gradient of a voxel's share in the mean loss (per voxel of displacement) that is rounding, not image
-)
+# Gradients of a voxel's share in the mean loss (per voxel of displacement) that are no reason to move. Correlation is
+# normalised: well aligned images keep moving back and forth below this one, for nothing.
+NEGLIGIBLE, NEGLIGIBLE_CORRELATION = 1e-3, 0.03
 
 CARD = Card(
     name="refine",
@@ -207,7 +207,8 @@ class Refine(Method):
         )
         axes = tuple(range(1, deviation.ndim))
         strength = deviation.square().mean(dim=axes, keepdim=True).sqrt()
-        floor = self.damping * strength + NEGLIGIBLE / deviation[:, 0].numel()
+        negligible = NEGLIGIBLE_CORRELATION if isinstance(self.similarity, LocalCorrelation) else NEGLIGIBLE
+        floor = (self.damping * strength).clamp(min=negligible / deviation[:, 0].numel())
         update = mean.div_(deviation.add_(floor)).mul_(-self.step)
         composed = spatial.compose(update, state.values)
         if self.field_smoothing:
@@ -215,7 +216,7 @@ class Refine(Method):
         return State(state.schedule, state.position + 1, state.made + 1, composed, first, second), loss.item()
 
     def _loss(self, level: _Level, values: Tensor) -> Tensor:
-        warped = spatial.warp(level.moving, values)
+        warped = spatial.warp(level.moving, values, padding="border")
         loss = self._compare(level.fixed, warped, self._weight(level, values))
         if self.diffusion:
             loss = loss + self.diffusion * regularity.diffusion(values)

@@ -55,7 +55,7 @@ def test_a_known_deformation_is_found_in_every_orientation(name):
     fixed, moving, points, targets = made_pair(shape, spacing, cosines)
     result = register(fixed, moving, options=FAST)
     before = error_mm(Transform((), len(cosines)), points, targets)
-    assert error_mm(result.transform, points, targets) < 0.35 * before
+    assert error_mm(result.transform, points, targets) < 0.4 * before
     assert result.report["folded_voxels"] == 0
 
 
