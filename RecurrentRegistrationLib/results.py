@@ -24,6 +24,7 @@ STEPS = 24  # that a sequence holds, about
 LONGEST = 64  # voxels along the longest side of a sequence's lattice: 24 steps take 75 MB at most
 FILES = (
     "transform.h5",
+    "inverse.h5",
     "displacement.nrrd",
     "warped.nrrd",
     "jacobian.nrrd",

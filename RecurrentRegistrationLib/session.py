@@ -6,14 +6,14 @@ import dataclasses
 import os
 import platform
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from RecurrentRegistrationLib import memory, methods, registration
+from RecurrentRegistrationLib import memory, methods, registration, uncertainty
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.files import complete
 from RecurrentRegistrationLib.history import History
@@ -119,6 +119,7 @@ class Session:
         save_steps: bool = False,
         interpolation: str = "linear",
         background: float | None = None,
+        inverse: bool = False,
     ) -> Answer:
         """Write what a step has found."""
         run = self._current
@@ -127,10 +128,23 @@ class Session:
         self._enter("write")
         with result_folder(folder) as temporary:
             report = write_results(found, self._inputs, temporary, interpolation=interpolation, background=background)
+            if inverse:
+                found.transform.inverse().write(temporary / "inverse.h5")
             if save_steps:
                 write_steps(run, found.grid, self._history.kept, temporary / "steps.seq.nrrd")
             names = sorted(file.name for file in temporary.iterdir())
         return {"files": [str(Path(folder).absolute() / name) for name in names], "report": report}
+
+    def uncertainty(self, folder: str, kinds: Sequence[str] = ("steps",)) -> Answer:
+        """Write how sure the last step is of itself, a volume in millimetres for each kind."""
+        run = self._current
+        images = {name: source.volume for name, source in self._inputs.items()}
+        files = []
+        for kind, volume in uncertainty.maps(run, self._history.kept, images, kinds):
+            file = Path(folder).absolute() / f"uncertainty_{kind}.nrrd"
+            volume.write(file)
+            files.append(str(file))
+        return {"files": files}
 
     def forget(self) -> Answer:
         """Free the memory of the registration."""
@@ -224,5 +238,6 @@ COMMANDS: dict[str, Callable[..., Answer]] = {
     "refine": Session.refine,
     "accept": Session.accept,
     "result": Session.result,
+    "uncertainty": Session.uncertainty,
     "forget": Session.forget,
 }

@@ -17,8 +17,11 @@ the events `done`, `cancelled` and `error`, which carries the request's `id`. Op
 - `continue` with `count`, [`display`] → `steps`; the method goes on from the last step.
 - `refine` with `count`, [`display`] → `steps`; optimises what the last step left.
 - `accept` with `step` → `steps`; a kept step becomes the last one, later steps are forgotten.
-- `result` with `folder`, [`step`, `save_steps`, `interpolation`, `background`] → `files`, `report`: what the command
-  `register` writes, as of a kept step (default: the last one). Valid after every step, also after `cancel`.
+- `result` with `folder`, [`step`, `save_steps`, `interpolation`, `background`, `inverse`] → `files`, `report`: what the
+  command `register` writes, as of a kept step (default: the last one), and where asked for `inverse.h5`, the transform
+  from moving to fixed points. Valid after every step, also after `cancel`.
+- `uncertainty` with `folder`, [`kinds`: of "steps", "samples" and "inverse"] → `files`: `uncertainty_KIND.nrrd`, how
+  sure the last step is of itself, in millimetres on the fixed lattice; "samples" and "inverse" register again.
 - `forget` → nothing; frees the memory of the registration.
 - `cancel` → at once, past the queue; see below.
 - `shutdown` → the process ends.

@@ -72,17 +72,23 @@ def boot(folder: Path) -> Any:
     application.SetColorLogic(modules.colors.logic())
     modules.colors.logic().AddDefaultColorNodes()
     slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene)
-    for name in ("Red", "Green", "Yellow"):
-        view = slicer.vtkMRMLSliceNode()
-        view.SetName(name)
-        view.SetLayoutName(name)
-        view.SetSingletonTag(name)
-        scene.AddNode(view)
-        composite = slicer.vtkMRMLSliceCompositeNode()
-        composite.SetLayoutName(name)
-        composite.SetSingletonTag(name)
-        scene.AddNode(composite)
-    scene.AddNode(slicer.vtkMRMLLayoutNode())
+    for name, orientation in (("Red", "Axial"), ("Green", "Coronal"), ("Yellow", "Sagittal")):
+        for kind in ("vtkMRMLSliceNode", "vtkMRMLSliceCompositeNode"):
+            node = scene.CreateNodeByClass(kind)
+            node.UnRegister(None)
+            node.SetName(name)
+            node.SetLayoutName(name)
+            node.SetSingletonTag(name)
+            scene.AddNode(node)
+        scene.GetNodeByID(f"vtkMRMLSliceNode{name}").SetOrientation(orientation)
+    layout = slicer.vtkMRMLLayoutNode()
+    for number in (
+        slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView,
+        slicer.vtkMRMLLayoutNode.SlicerLayoutSideBySideView,
+    ):
+        layout.AddLayoutDescription(number, '<layout type="horizontal"></layout>')
+    scene.AddNode(layout)
+    layout.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
     slicer.mrmlScene, slicer.modules = scene, modules
     slicer.app = Application(application, folder)
     return scene

@@ -1,0 +1,496 @@
+"""The module's Python API: register volumes, watch the steps, stop, continue, accept, revert. It needs no GUI.
+
+    from RecurrentRegistration import RecurrentRegistrationLogic
+    logic = RecurrentRegistrationLogic()
+    result = logic.registerVolumes(fixedVolumeNode, movingVolumeNode)
+    print(result.report["folding"], result.transformNode.GetName())
+
+Everything happens in the main thread. `pump` takes what the worker has told; a timer calls it, or a wait does.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import slicer
+
+from RecurrentRegistrationSlicer import checks, display, results, volumes
+from RecurrentRegistrationSlicer.errors import RegistrationError
+from RecurrentRegistrationSlicer.frame import FLIP, Frame, parentTransform, toWorld, worldMatrix
+from RecurrentRegistrationSlicer.process import WorkerProcess
+from RecurrentRegistrationSlicer.runs import Outputs, Result, Run, Settings
+from RecurrentRegistrationSlicer.sceneobserver import SceneObserver
+from RecurrentRegistrationSlicer.steps import Steps
+from RecurrentRegistrationSlicer.transforms import setReferences
+
+__all__ = ["Outputs", "RegistrationError", "RegistrationLogic", "Result", "Run", "Settings"]
+
+Event = dict[str, Any]
+PAUSE = 0.01  # seconds between two looks at the worker while a script waits
+LONGEST_PUMP = 0.15  # seconds that steps may be taken over at a stretch, so that the GUI stays alive
+
+
+class RegistrationLogic:
+    """One registration at a time, by a worker process.
+
+    Attributes:
+        listeners: functions that are told every event, a dictionary with "event" and, where it belongs to one, "run".
+        run: the current run; None before the first and after it was taken back.
+        devices, methods, presets: what the worker offers; empty until it is ready.
+        arrangeViews: whether the slice views show a run as soon as it begins.
+        followSteps: whether the newest step is shown while a run lasts; choosing another one ends that.
+    """
+
+    def __init__(self, command: list[str] | None = None) -> None:
+        self.listeners: list[Callable[[Event], None]] = []
+        self.run: Run | None = None
+        self.devices: list[dict[str, Any]] = []
+        self.methods: list[dict[str, Any]] = []
+        self.presets: dict[str, str] = {}
+        self.arrangeViews = True
+        self.followSteps = True
+        self._worker = WorkerProcess(command)
+        self._served: dict[int, Callable[[Event], None]] = {}  # requests, and who takes their events
+        self._waiting: list[Event] = []  # events that the last pump had no time for
+        self._began = 0.0
+        self._folder: Path | None = None
+        self._count = 0
+        self._observer = SceneObserver(self._onSceneChanged, self._onSceneClosing)
+
+    # ---- the process
+
+    @property
+    def busy(self) -> bool:
+        """Whether the worker works for a run, or estimates one."""
+        return any(command != "forget" for number, command in self._worker.pending.items() if number in self._served)
+
+    def startWorker(self) -> None:
+        """Start the process in advance: it takes seconds to be ready. Raises RegistrationError if it cannot start."""
+        if not self._worker.isRunning:
+            self.pump()
+            self._worker.start()
+            self._worker.send("methods")
+            self._tell("worker", state="starting", text="")
+
+    def pump(self) -> int:
+        """Take what the worker has told since the last call, and pass it on; the number of events."""
+        began, count = time.monotonic(), 0
+        self._waiting += self._worker.poll()
+        while self._waiting and time.monotonic() - began < LONGEST_PUMP:
+            self._take(self._waiting.pop(0))
+            count += 1
+        if self.run is not None and self.run.isRunning:
+            self.run.elapsed = time.monotonic() - self._began
+        return count
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Let Slicer live until the worker has nothing left to do.
+
+        Raises:
+            RegistrationError: it took longer than `timeout` seconds.
+        """
+        began = time.monotonic()
+        while self.busy or self._waiting:
+            if self.pump() == 0:
+                slicer.app.processEvents()
+                time.sleep(PAUSE)
+            if timeout is not None and time.monotonic() - began > timeout:
+                raise RegistrationError(f"The registration took longer than {timeout:g} s.")
+
+    def shutdown(self) -> None:
+        """End the process, delete temporary files, leave the scene alone."""
+        self._observer.stop()
+        self._worker.close()
+        self._served, self._waiting = {}, []
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder = None
+
+    # ---- runs
+
+    def registerVolumes(
+        self, fixedVolumeNode: Any, movingVolumeNode: Any, *, wait: bool = True, **settings: Any
+    ) -> Result | Run:
+        """Bring a moving volume onto a fixed one.
+
+        Args:
+            fixedVolumeNode: scalar volume that stays.
+            movingVolumeNode: scalar volume that is deformed.
+            wait: accept the last step when there are no more, and return its `Result`; otherwise return the `Run` at
+                once: `listeners` are told of its steps.
+            settings: fields of `Settings`, and with `wait` also of `Outputs`.
+
+        Raises:
+            RegistrationError: the inputs cannot be registered, or (with `wait`) the registration failed.
+        """
+        chosen, outputs = _divided(settings)
+        text = checks.problem(fixedVolumeNode, movingVolumeNode, **chosen)
+        if text is not None:
+            raise RegistrationError(text)
+        run = self._begin(fixedVolumeNode, movingVolumeNode, Settings(**chosen))
+        if not wait:
+            return run
+        try:
+            self.wait()
+            if run.state == "done":
+                self.acceptStep(**outputs)
+                self.wait()
+        finally:
+            if run.result is None:
+                self.revert()
+        if run.result is None:
+            raise RegistrationError(run.error or "The registration was stopped before its end.")
+        return run.result
+
+    def registerPairs(self, pairs: Iterable[tuple[Any, Any]], **settings: Any) -> list[Result | RegistrationError]:
+        """Register pairs of fixed and moving volumes one after the other; for each its result, or what went wrong."""
+        found: list[Result | RegistrationError] = []
+        for fixedNode, movingNode in pairs:
+            try:
+                found.append(self.registerVolumes(fixedNode, movingNode, **settings))
+            except RegistrationError as error:
+                found.append(error)
+        return found
+
+    def estimate(self, fixedVolumeNode: Any, movingVolumeNode: Any, **settings: Any) -> None:
+        """Ask what a run would take: the event "estimate" tells bytes, steps and notes, "problem" why it cannot be."""
+        chosen, _ = _divided(settings)
+        text = checks.problem(fixedVolumeNode, movingVolumeNode, **chosen)
+        if text is not None:
+            self._tell("problem", text=text)
+            return
+        folder = self._newFolder()
+        frame = Frame.of(fixedVolumeNode, movingVolumeNode)
+        files = _written(fixedVolumeNode, movingVolumeNode, Settings(**chosen), frame, folder)
+
+        def take(event: Event) -> None:
+            if event["event"] == "done":
+                self._tell("estimate", bytes=event["bytes"], steps=event["steps"], notes=event["notes"])
+            elif event["event"] in ("error", "ended"):
+                self._tell("problem", text=event["text"])
+            if event["event"] in ("done", "error", "cancelled", "ended"):
+                shutil.rmtree(folder, ignore_errors=True)
+
+        self._request(take, "memory", **files)
+
+    def continueRun(self, count: int, step: int | None = None) -> None:
+        """Make more steps of the method, from the last step or from an earlier one, whose successors are dropped.
+
+        Raises:
+            RegistrationError: the worker no longer holds the run.
+        """
+        self._goOn("continue", count, step)
+
+    def refineRun(self, count: int, step: int | None = None) -> None:
+        """Improve the last step, or an earlier one, by instance optimisation.
+
+        Raises:
+            RegistrationError: the worker no longer holds the run.
+        """
+        self._goOn("refine", count, step)
+
+    def stop(self) -> None:
+        """Make no more steps; those that are finished stay."""
+        if self.run is not None and self.busy:
+            self._worker.cancel()
+
+    def cancel(self) -> None:
+        """Make no more steps, and take the scene back to what it was before the run."""
+        self.revert()
+
+    def selectStep(self, index: int) -> None:
+        """Show a kept step (or the one kept before it) of the current run."""
+        if self.run is not None and self.run.steps is not None:
+            newest = self.run.keptSteps[-1]
+            self.followSteps = index >= newest
+            self._select(self.run, index)
+
+    def showWarped(self, on: bool) -> None:
+        """Show the moving volume deformed by the selected step, or as it came."""
+        run = self.run
+        if run is None or run.movingNode is None or run.stepTransformNode is None:
+            return
+        shown = run.stepTransformNode if on else parentTransform(run.movingNode)
+        run.movingNode.SetAndObserveTransformNodeID(shown.GetID() if shown is not None else None)
+
+    def acceptStep(self, index: int | None = None, **outputs: Any) -> None:
+        """Turn a step into nodes; the event "result" comes when they are there.
+
+        Args:
+            index: a kept step; None for the last one.
+            outputs: fields of `Outputs`.
+
+        Raises:
+            RegistrationError: the worker no longer holds the run.
+        """
+        run = self._continuable()
+        _checkStep(index)
+        wanted = Outputs(**outputs)
+        folder = run.folder / "result"
+        options = {"interpolation": wanted.interpolation, "background": wanted.background, "inverse": wanted.inverse}
+        step = None if index is None or index >= run.made else index
+
+        def take(event: Event) -> None:
+            if event["event"] == "done":
+                run.result = results.load(run, folder, event["report"], wanted)
+                run.phase = ""
+                shutil.rmtree(folder, ignore_errors=True)
+                self._tell("result", run=run, result=run.result)
+            else:
+                self._onRunEvent(run, event)
+
+        self._request(take, "result", folder=str(folder), step=step, **options)
+
+    def revert(self) -> None:
+        """Take back the current run: its nodes go, the moving volume and the views are as they were before."""
+        run, self.run = self.run, None
+        if run is None:
+            return
+        if self._worker.pending:
+            self._worker.cancel()
+        self._served = {}
+        self._discard(run.folder)
+        with self._observer.paused():
+            results.remove(run)
+            display.restore(run.kept("views"))
+            slicer.mrmlScene.RemoveNode(run.node)
+        run.state = "cancelled"
+        self._tell("reverted", run=run)
+
+    def runs(self) -> list[Run]:
+        """The runs in the scene, the oldest first; those of a saved scene can be looked at, not continued."""
+        current = self.run
+        return [current if current is not None and run.node is current.node else run for run in Run.all()]
+
+    def adopt(self, run: Run) -> None:
+        """Make one of `runs()` the current one.
+
+        Raises:
+            RegistrationError: another run is under way.
+        """
+        if self.busy:
+            raise RegistrationError("A registration is under way: stop it first.")
+        self.run = run
+
+    # ---- how a run goes
+
+    def _begin(self, fixedNode: Any, movingNode: Any, settings: Settings) -> Run:
+        if self.busy:
+            raise RegistrationError("A registration is under way: stop it first.")
+        if self.run is not None and self.run.result is None:
+            self.revert()  # what was not accepted makes room
+        frame, folder = Frame.of(fixedNode, movingNode), self._newFolder()
+        files = _written(fixedNode, movingNode, settings, frame, folder)
+        with self._observer.paused():
+            run = Run.create(fixedNode, movingNode, settings, frame, folder)
+        run.keep("basis", frame.into(toWorld(movingNode)).tolist())
+        run.keep("longest", settings.stepsLongest)
+        run.keep("views", display.views())
+        if self.run is not None:
+            self.run.canContinue = False  # the worker holds one registration
+            shutil.rmtree(self.run.folder or "", ignore_errors=True)
+        self.run, self.followSteps, run.state = run, True, "starting"
+        self._began = time.monotonic()
+        if self.arrangeViews:
+            display.showPreview(run)
+        self._request(lambda event: self._onRunEvent(run, event), "register", display=self._displays(run), **files)
+        return run
+
+    def _goOn(self, command: str, count: int, step: int | None) -> None:
+        run = self._continuable()
+        if count < 1:
+            raise RegistrationError("The number of steps must be 1 or more.")
+        _checkStep(step)
+        if step is not None and step < run.made:
+            self._request(lambda event: self._onRunEvent(run, event), "accept", step=step)
+            run.steps.forgetAfter(step)
+            run.progress.forgetAfter(step)
+        run.state, self.followSteps = "running", True
+        self._began = time.monotonic() - run.elapsed
+        take = lambda event: self._onRunEvent(run, event)  # noqa: E731
+        self._request(take, command, count=count, display=self._displays(run))
+
+    def _continuable(self) -> Run:
+        if self.run is None:
+            raise RegistrationError("There is no registration to work on: register first.")
+        if self.busy:
+            raise RegistrationError("A registration is under way: stop it first.")
+        if not self.run.canContinue:
+            raise RegistrationError("The worker no longer holds this registration: register again.")
+        return self.run
+
+    def _onRunEvent(self, run: Run, event: Event) -> None:
+        """One event of a run, in the scene and to the listeners."""
+        kind = event["event"]
+        extra = {name: value for name, value in event.items() if name not in ("id", "event", "command")}
+        if kind == "phase":
+            run.phase, run.state = event["name"], "running"
+        elif kind == "note":
+            run.keep("notes", [*run.notes, event["text"]])
+        elif kind == "step":
+            self._addStep(run, event)
+            extra["shown"] = event["display"] is not None
+        elif kind in ("done", "cancelled"):
+            if event["command"] == "accept":
+                return
+            run.state = "done" if kind == "done" else "stopped"
+            run.phase, run.canContinue = "", run.made > 0
+        elif kind in ("error", "ended"):
+            run.state, run.phase, run.error = "failed", "", event["text"]
+            run.canContinue = kind == "error" and run.made > 0
+            kind = "error"
+        self._tell(kind, run=run, **extra)
+
+    def _addStep(self, run: Run, event: Event) -> None:
+        run.planned = event["planned"]
+        record = {
+            name: event[name] for name in ("index", "stage", "similarity", "mean_update_mm", "folding", "seconds")
+        }
+        run.progress.add([record])
+        run.canContinue = True
+        if event["display"] is None:
+            return
+        with self._observer.paused():
+            steps = run.steps
+            if steps is None:
+                steps = Steps.create(run.node.GetName())
+                run.refer("sequence", steps.sequenceNode)
+                run.refer("browser", steps.browserNode)
+            steps.add(event["index"], event["display"], run.frame, np.array(run.kept("basis")))
+            if run.stepTransformNode is None:
+                self._preview(run, steps)
+        if self.followSteps and not any(later["event"] == "step" and later["display"] for later in self._waiting):
+            self._select(run, event["index"])
+
+    def _preview(self, run: Run, steps: Steps) -> None:
+        """Put the moving volume under the selected step."""
+        node = steps.transformNode
+        parent = parentTransform(run.movingNode)
+        node.SetAndObserveTransformNodeID(parent.GetID() if parent is not None else None)
+        setReferences(node, run.fixedNode, run.movingNode)
+        run.refer("stepTransform", node)
+        run.movingNode.SetAndObserveTransformNodeID(node.GetID())
+
+    def _select(self, run: Run, index: int) -> None:
+        run.steps.select(index)
+        run.progress.mark(run.selectedStep)
+
+    def _displays(self, run: Run) -> dict[str, Any]:
+        return {"folder": str(run.folder / "steps"), "longest": run.kept("longest"), "type": "float32"}
+
+    # ---- events
+
+    def _request(self, take: Callable[[Event], None], command: str, **fields: Any) -> None:
+        self.startWorker()
+        self._served[self._worker.send(command, **fields)] = take
+
+    def _take(self, event: Event) -> None:
+        kind, command = event["event"], event.get("command")
+        if kind == "ended":
+            served, self._served = self._served, {}
+            for take in served.values():
+                take(event)
+            if self.run is not None:
+                self.run.canContinue = False
+            self._tell("worker", state="ended", text=event["text"])
+        elif command == "hello" and kind == "done":
+            self.devices = event["devices"]
+        elif command == "methods" and kind == "done":
+            self.methods, self.presets = event["methods"], event["presets"]
+            self._tell("worker", state="ready", text="")
+        elif kind == "log" and event.get("id") not in self._served:
+            self._tell("log", text=event["text"])
+        else:
+            take = self._served.get(event.get("id"))
+            if take is not None:
+                take(event)
+            if command is not None:
+                self._served.pop(event.get("id"), None)
+
+    def _tell(self, event: str, **fields: Any) -> None:
+        for listener in list(self.listeners):
+            listener({"event": event, **fields})
+
+    def _onSceneChanged(self) -> None:
+        """A node was removed: without its images, a run is over."""
+        run = self.run
+        if run is None or (run.isComplete and run.node.GetScene() is not None):
+            return
+        self.revert()
+        self._tell("removed", run=run)
+
+    def _onSceneClosing(self) -> None:
+        run, self.run = self.run, None
+        if run is None:
+            return
+        if self._worker.pending:
+            self._worker.cancel()
+        self._served = {}
+        self._discard(run.folder)
+        run.state = "cancelled"
+        self._tell("removed", run=run)
+
+    def _discard(self, folder: Path | None) -> None:
+        """Delete a run's files as soon as the worker writes no more of them."""
+        if folder is None:
+            return
+        if self._worker.isRunning:
+            self._request(lambda event: shutil.rmtree(folder, ignore_errors=True), "forget")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _newFolder(self) -> Path:
+        if self._folder is None:
+            temporary = getattr(slicer.app, "temporaryPath", None)
+            self._folder = Path(tempfile.mkdtemp(prefix="RecurrentRegistration-", dir=temporary))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)  # also without a shutdown
+        self._count += 1
+        folder = self._folder / f"run-{self._count}"
+        folder.mkdir()
+        return folder
+
+
+def _checkStep(index: int | None) -> None:
+    if index is not None and index < 1:
+        raise RegistrationError("Nothing is registered yet at this step: choose a later one.")
+
+
+def _divided(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings of a run, and outputs. Raises RegistrationError for a name that is neither."""
+    ours, theirs = ({field.name for field in fields(kind)} for kind in (Settings, Outputs))
+    if unknown := set(settings) - ours - theirs:
+        raise RegistrationError(f"There is no setting '{unknown.pop()}'; there are {', '.join(sorted(ours | theirs))}.")
+    chosen = {name: value for name, value in settings.items() if name in ours}
+    return chosen, {name: value for name, value in settings.items() if name in theirs}
+
+
+def _written(fixedNode: Any, movingNode: Any, settings: Settings, frame: Frame, folder: Path) -> dict[str, Any]:
+    """Write the inputs of a run; the fields of a request."""
+    files = {"fixed": folder / "fixed.nrrd", "moving": folder / "moving.nrrd"}
+    volumes.writeVolume(fixedNode, files["fixed"], frame)
+    volumes.writeVolume(movingNode, files["moving"], frame)
+    for name, node in (("fixed_mask", settings.fixedMask), ("moving_mask", settings.movingMask)):
+        if node is not None:
+            files[name] = folder / f"{name}.nrrd"
+            volumes.writeMask(node, files[name], frame)
+    options = settings.options()
+    if settings.initialTransform is not None:
+        start = folder / "initial.tfm"
+        volumes.writeMatrix(_start(settings.initialTransform, movingNode), start, frame)
+        options["initial"] = str(start)
+    return {**{name: str(path) for name, path in files.items()}, "options": options}
+
+
+def _start(transformNode: Any, movingNode: Any) -> np.ndarray:
+    """From fixed to moving points, world LPS: what an initial transform says, nothing where it is already applied."""
+    if checks.isUnder(movingNode, transformNode):
+        return np.eye(4)
+    return FLIP @ np.linalg.inv(worldMatrix(transformNode, transformNode.GetName())) @ FLIP

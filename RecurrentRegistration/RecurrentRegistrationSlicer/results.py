@@ -1,0 +1,153 @@
+"""What an accepted step leaves in the scene, and how all that a run has made is taken away again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import slicer
+
+from RecurrentRegistrationSlicer import quality, volumes
+from RecurrentRegistrationSlicer.frame import parentTransform, toWorld
+from RecurrentRegistrationSlicer.runs import MADE, RESULTS, Outputs, Result, Run
+from RecurrentRegistrationSlicer.transforms import (
+    Part,
+    coarser,
+    readParts,
+    sampled,
+    setReferences,
+    updateTransform,
+    vtkTransformOf,
+)
+
+
+def load(run: Run, folder: Path, report: dict[str, Any], wanted: Outputs) -> Result:
+    """Turn the files of a result into the nodes that are wanted; those of an earlier result are updated or removed."""
+    step, frame = report["steps"][-1]["index"], run.frame
+    name = run.movingNode.GetName()
+    result = Result(step, report)
+    basis = np.array(run.kept("basis"))
+    for image, node in (("fixed", run.fixedNode), ("moving", run.movingNode)):
+        report["inputs"][image]["path"] = node.GetName()  # the file that the worker read is gone soon
+    if wanted.transform != "none":
+        parts: list[Part] = readParts(folder / "transform.h5", frame)
+        if wanted.transform == "grid":
+            lattice = coarser(volumes.lattice(folder / "jacobian.nrrd"), wanted.spacing)
+            parts = [sampled(folder / "transform.h5", frame, lattice)]
+        node = result.transformNode = _node(run, "result", "vtkMRMLTransformNode", f"{name} registered")
+        updateTransform(node, vtkTransformOf(parts, basis), role="result")
+        _place(node, parentTransform(run.movingNode))
+        setReferences(node, run.fixedNode, run.movingNode)
+    if wanted.inverse:
+        node = result.inverseNode = _node(run, "inverse", "vtkMRMLTransformNode", f"{name} registered (inverse)")
+        towards = frame.into(toWorld(run.fixedNode))
+        updateTransform(
+            node, vtkTransformOf(readParts(folder / "inverse.h5", frame.reversed()), towards), role="inverse"
+        )
+        _place(node, parentTransform(run.fixedNode))
+        setReferences(node, run.movingNode, run.fixedNode)
+    if wanted.warped:
+        result.warpedNode = _volume(run, "warped", f"{name} warped", volumes.readArray(folder / "warped.nrrd"))
+        _showLike(result.warpedNode, run.movingNode)
+    if wanted.jacobian:
+        array = volumes.readArray(folder / "jacobian.nrrd")
+        node = result.jacobianNode = _volume(run, "jacobian", f"{name} Jacobian", array)
+        run.refer("jacobianColors", quality.describeJacobian(node, run.referred("jacobianColors")))
+    if wanted.displacement:
+        length = np.linalg.norm(volumes.readArray(folder / "displacement.nrrd"), axis=-1)
+        node = result.displacementNode = _volume(run, "displacement", f"{name} displacement (mm)", length)
+        quality.describeDisplacement(node, float(length.max()))
+    result.landmarks = _landmarks(run, result.transformNode)
+    if wanted.report:
+        result.reportNode = _node(run, "report", "vtkMRMLTableNode", f"{name} report")
+        quality.fillReport(result.reportNode, report, result.landmarks)
+    _dropUnwanted(run, result)
+    if wanted.apply and result.transformNode is not None:
+        run.movingNode.SetAndObserveTransformNodeID(result.transformNode.GetID())
+    landmarks = result.landmarks.toDict() if result.landmarks is not None else None
+    run.keep("result", {"step": step, "report": report, "landmarks": landmarks})
+    return result
+
+
+def remove(run: Run) -> None:
+    """Take everything that a run has made out of the scene; its moving volume goes back to where it was."""
+    if run.movingNode is not None and _isOurs(run, run.movingNode.GetParentTransformNode()):
+        parent = run.referred("movingParent")
+        run.movingNode.SetAndObserveTransformNodeID(parent.GetID() if parent is not None else None)
+    for role in reversed(MADE):
+        removeNode(run.referred(role))
+
+
+def removeNode(node: Any) -> None:
+    """Remove a node with its display and storage nodes."""
+    if node is None or node.GetScene() is None:
+        return
+    belongings = []
+    if node.IsA("vtkMRMLDisplayableNode"):
+        belongings += [node.GetNthDisplayNode(n) for n in range(node.GetNumberOfDisplayNodes())]
+    if node.IsA("vtkMRMLStorableNode"):
+        belongings += [node.GetNthStorageNode(n) for n in range(node.GetNumberOfStorageNodes())]
+    slicer.mrmlScene.RemoveNode(node)
+    for other in belongings:
+        if other is not None and other.GetScene() is not None:
+            slicer.mrmlScene.RemoveNode(other)
+
+
+def _isOurs(run: Run, transformNode: Any) -> bool:
+    return transformNode is not None and transformNode in (run.stepTransformNode, run.referred("result"))
+
+
+def _node(run: Run, role: str, kind: str, name: str) -> Any:
+    """The node of a role, made where there is none yet."""
+    node = run.referred(role)
+    if node is None:
+        node = slicer.mrmlScene.AddNewNodeByClass(kind, slicer.mrmlScene.GetUniqueNameByString(name))
+        run.refer(role, node)
+    return node
+
+
+def _volume(run: Run, role: str, name: str, array: np.ndarray) -> Any:
+    """A volume node on the fixed lattice."""
+    node = run.referred(role)
+    if node is None:
+        node = volumes.addVolume(array, run.fixedNode, name)
+        run.refer(role, node)
+    else:
+        volumes.updateVolume(node, array, run.fixedNode)
+    return node
+
+
+def _place(node: Any, parent: Any) -> None:
+    node.SetAndObserveTransformNodeID(parent.GetID() if parent is not None else None)
+
+
+def _showLike(node: Any, other: Any) -> None:
+    """Same colours and window as another volume."""
+    if other.GetDisplayNode() is not None and other.GetDisplayNode().IsA(node.GetDisplayNode().GetClassName()):
+        node.GetDisplayNode().CopyContent(other.GetDisplayNode())
+
+
+def _landmarks(run: Run, transformNode: Any) -> quality.LandmarkErrors | None:
+    fixed, moving = run.referred("fixedLandmarks"), run.referred("movingLandmarks")
+    if fixed is None or moving is None:
+        return None
+    return quality.landmarkErrors(fixed, moving, transformNode, toWorld(run.movingNode))
+
+
+def _dropUnwanted(run: Run, result: Result) -> None:
+    """Remove what an earlier accepted step left and this one does not want."""
+    wanted = {
+        "result": result.transformNode,
+        "inverse": result.inverseNode,
+        "warped": result.warpedNode,
+        "jacobian": result.jacobianNode,
+        "displacement": result.displacementNode,
+        "report": result.reportNode,
+        "jacobianColors": result.jacobianNode,
+    }
+    if result.transformNode is None and _isOurs(run, run.movingNode.GetParentTransformNode()):
+        _place(run.movingNode, run.stepTransformNode)
+    for role in RESULTS:
+        if wanted[role] is None:
+            removeNode(run.referred(role))

@@ -1,0 +1,117 @@
+"""Volume, label map and segmentation nodes as files for the worker, and images on the fixed lattice as volume nodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import slicer
+import slicer.util
+import vtk
+from vtk.util import numpy_support
+
+from RecurrentRegistrationSlicer.errors import RegistrationError
+from RecurrentRegistrationSlicer.frame import FLIP, Frame, arrayFromMatrix, indexToWorld, parentTransform, toWorld
+
+
+def writeVolume(volumeNode, path: Path, frame: Frame) -> None:
+    """Write a scalar volume as the worker is to see it: parent transforms applied, a single slice as a 2D image."""
+    _write(slicer.util.arrayFromVolume(volumeNode), frame.seen(indexToWorld(volumeNode)), path, frame)
+
+
+def writeMask(maskNode, path: Path, frame: Frame) -> None:
+    """Write where a label map is not zero, or where a segmentation has a segment.
+
+    Raises:
+        RegistrationError: the node holds nothing.
+    """
+    if maskNode.IsA("vtkMRMLSegmentationNode"):
+        array, index = _labels(maskNode)
+    else:
+        array, index = slicer.util.arrayFromVolume(maskNode), indexToWorld(maskNode)
+    if not array.any():
+        raise RegistrationError(f"The mask '{maskNode.GetName()}' is empty: mark some voxels or leave it out.")
+    _write((array != 0).astype(np.uint8), frame.seen(index), path, frame)
+
+
+def writeMatrix(fixedToMoving: np.ndarray, path: Path, frame: Frame) -> None:
+    """Write a linear map from fixed to moving points (world, LPS) as a transform file for the worker."""
+    d = frame.dimension
+    matrix = np.linalg.inv(frame.world) @ fixedToMoving @ frame.world
+    if d == 2 and np.abs(matrix[2, :2]).max() > 1e-3:
+        raise RegistrationError("The initial transform turns the moving slice out of the fixed one's plane.")
+    transform = sitk.AffineTransform(d)
+    transform.SetMatrix(matrix[:d, :d].ravel().tolist())
+    transform.SetTranslation(matrix[:d, 3].tolist())
+    sitk.WriteTransform(transform, str(path))
+
+
+def addVolume(array: np.ndarray, referenceNode, name: str, kind: str = "vtkMRMLScalarVolumeNode"):
+    """A new volume node with an array `[k, j, i]` on the lattice, and under the parent, of another one."""
+    node = slicer.mrmlScene.AddNewNodeByClass(kind, slicer.mrmlScene.GetUniqueNameByString(name))
+    updateVolume(node, array, referenceNode)
+    node.CreateDefaultDisplayNodes()
+    return node
+
+
+def updateVolume(node, array: np.ndarray, referenceNode) -> None:
+    """Give a volume node an array `[k, j, i]` on the lattice, and the parent, of another one."""
+    image = vtk.vtkImageData()
+    image.SetDimensions(*array.shape[::-1])
+    scalars = numpy_support.numpy_to_vtk(np.ascontiguousarray(array).ravel(), deep=True)
+    scalars.SetName("ImageScalars")
+    image.GetPointData().SetScalars(scalars)
+    node.CopyOrientation(referenceNode)
+    node.SetAndObserveImageData(image)
+    parent = parentTransform(referenceNode)
+    node.SetAndObserveTransformNodeID(parent.GetID() if parent is not None else None)
+
+
+def readArray(path: str | Path) -> np.ndarray:
+    """The voxels `[k, j, i]` of a file that the worker wrote, `[k, j, i, 3]` for vectors; a 2D image is one slice."""
+    image = sitk.ReadImage(str(path))
+    array = sitk.GetArrayFromImage(image)
+    return array[np.newaxis] if image.GetDimension() == 2 else array
+
+
+def lattice(path: str | Path) -> dict:
+    """Size, spacing, origin and direction of an image in a file, as the worker names them."""
+    image = sitk.ReadImage(str(path))
+    return {name: list(getattr(image, f"Get{name.title()}")()) for name in ("size", "spacing", "origin", "direction")}
+
+
+def _write(array: np.ndarray, index: np.ndarray, path: Path, frame: Frame) -> None:
+    d = frame.dimension
+    if d == 2 and array.shape[0] != 1:
+        raise RegistrationError("The images are single slices, but the mask is not: draw it on the slice.")
+    image = sitk.GetImageFromArray(array if d == 3 else array[0])
+    spacing = np.linalg.norm(index[:d, :d], axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((index[:d, :d] / spacing).ravel().tolist())
+    image.SetOrigin(index[:d, 3].tolist())
+    sitk.WriteImage(image, str(path))
+
+
+def _labels(segmentationNode) -> tuple[np.ndarray, np.ndarray]:
+    """All segments of a segmentation in one array, and its matrix from index to the world, LPS."""
+    segmentation = slicer.vtkSegmentation()  # a copy: the node does not get a representation that it did not have
+    segmentation.DeepCopy(segmentationNode.GetSegmentation())
+    binary = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+    if segmentation.GetNumberOfSegments() == 0 or not segmentation.CreateRepresentation(binary):
+        raise RegistrationError(f"The segmentation '{segmentationNode.GetName()}' is empty: draw a segment.")
+    merged = slicer.vtkOrientedImageData()
+    segments = vtk.vtkStringArray()
+    for n in range(segmentation.GetNumberOfSegments()):
+        segments.InsertNextValue(segmentation.GetNthSegmentID(n))
+    extent = slicer.vtkSegmentation.EXTENT_UNION_OF_EFFECTIVE_SEGMENTS
+    segmentation.GenerateMergedLabelmap(merged, extent, None, segments, None)
+    scalars = merged.GetPointData().GetScalars()
+    if scalars is None or scalars.GetNumberOfTuples() == 0:
+        raise RegistrationError(f"The segmentation '{segmentationNode.GetName()}' is empty: draw a segment.")
+    first, matrix = np.array(merged.GetExtent())[::2], vtk.vtkMatrix4x4()
+    merged.GetImageToWorldMatrix(matrix)
+    shift = np.eye(4)
+    shift[:3, 3] = first
+    array = numpy_support.vtk_to_numpy(scalars).reshape(merged.GetDimensions()[::-1])
+    return array, FLIP @ toWorld(segmentationNode) @ arrayFromMatrix(matrix) @ shift
