@@ -191,6 +191,11 @@ class Run:
         linear = 0 if options.linear == "none" else ALIGNED + (options.initial == "auto")
         self.planned_steps = linear + deforming + (options.refine or 0)
 
+    @property
+    def method(self) -> Method:
+        """The method that deforms."""
+        return self._method
+
     def __iter__(self) -> Iterator[Step]:
         """Prepare, align, deform and refine, yielding every finished step."""
         yield from self._guarded(self._prepared_and_aligned())

@@ -145,6 +145,35 @@ def _resampled(run: Sequence[Mapping[str, Any]], name: str, share: np.ndarray) -
     return np.interp(share * index[-1], index, values)
 
 
+def calibration(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Error against uncertainty, and what error is left when the most uncertain voxels are set aside.
+
+    Args:
+        found: for each kind of uncertainty the calibrations of its runs, as `Calibration.as_dict` gives them.
+    """
+    figure = _figure(WIDTH, 3.3)
+    against, left = figure.subplots(1, 2)
+    palette = colours(list(found))
+    highest = 0.0
+    for kind, runs in found.items():
+        mean = {name: np.mean([run[name] for run in runs], axis=0) for name in runs[0]}
+        label = f"{kind} (rank correlation {mean['rank_correlation']:.2f})"
+        against.plot(mean["uncertainty"], mean["error"], "o-", color=palette[kind], markersize=3.5, label=label)
+        left.plot(100 * mean["removed"], mean["left"], color=palette[kind], linewidth=1.6)
+        highest = max(highest, mean["uncertainty"].max(), mean["error"].max())
+    against.axline((0, 0), slope=1, color="#888888", linestyle="--", linewidth=0.9, label="equal")
+    against.set(xlabel="uncertainty (mm), mean of a tenth of the voxels", ylabel="true error (mm)")
+    against.set(xlim=(0, 1.05 * highest), ylim=(0, 1.05 * highest))
+    left.plot(
+        100 * mean["removed"], mean["best"], color="#888888", linestyle="--", linewidth=0.9, label="by the true error"
+    )
+    left.set(xlabel="most uncertain voxels set aside (%)", ylabel="mean error of the others (mm)", ylim=(0, None))
+    for axis in (against, left):
+        axis.grid(color="#e5e5e5", linewidth=0.6)
+        axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
 def _axis_title(name: str) -> str:
     """A measure's heading with an arrow to where it is better."""
     measure = MEASURES[name]

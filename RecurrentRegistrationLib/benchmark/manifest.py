@@ -9,6 +9,7 @@ against: ours           # every other method is tested against this one; default
 repeats: 1              # runs of each method on each pair; ours get another seed each time
 threads: 1              # of every method
 timeout: 3600           # seconds after which a run has failed
+uncertainty: []         # of ours: steps, samples, inverse; compared with the error where the mapping is known
 operations: false       # count the multiply-accumulate operations of networks (one more forward pass)
 methods:                # a list of NAME[:option=value…], or by label:
   ours: {method: refine, refine: 50}                 # options of `registration.Options`
@@ -49,7 +50,7 @@ from RecurrentRegistrationLib.benchmark.measures import MEASURES
 from RecurrentRegistrationLib.errors import InputError
 
 OURS = "ours"
-SETTINGS = ("accuracy", "against", "repeats", "threads", "timeout", "operations")
+SETTINGS = ("accuracy", "against", "repeats", "threads", "timeout", "operations", "uncertainty")
 PLAIN = ("name", "modality", "initial", "settings")  # entries of a pair that are no files
 
 
@@ -121,6 +122,7 @@ class Manifest:
     threads: int = 1
     timeout: float | None = None
     operations: bool = False
+    uncertainty: tuple[str, ...] = ()
 
 
 def read(path: str | Path, data: str | Path, *, methods: list[str] | None = None, check: bool = True) -> Manifest:

@@ -1,7 +1,8 @@
 """One registration of ours in a process of its own: python -m RecurrentRegistrationLib.benchmark.ours TASK.json.
 
 Writes `displacement.nrrd` and `report.json` into the task's folder and marks what that has cost; what follows, the
-accuracy after each kept step (`steps.json`) and the count of operations, is not part of the cost.
+accuracy after each kept step (`steps.json`), the count of operations and the uncertainty (`uncertainty_KIND.nrrd`, and
+`calibration.json` where the true mapping is known), is not part of the cost.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from typing import Any
 import SimpleITK as sitk
 import torch
 
-from RecurrentRegistrationLib import memory, methods, registration
+from RecurrentRegistrationLib import memory, methods, registration, uncertainty
 from RecurrentRegistrationLib.benchmark.manifest import Link, Pair, Region
 from RecurrentRegistrationLib.benchmark.scoring import Judge
 from RecurrentRegistrationLib.documents import to_json
 from RecurrentRegistrationLib.history import History
-from RecurrentRegistrationLib.metrics import cost
+from RecurrentRegistrationLib.metrics import calibration, cost
 from RecurrentRegistrationLib.registration import Options, Run
 from RecurrentRegistrationLib.volume import Volume, write_image
 
@@ -35,25 +36,44 @@ def main(file: Path) -> None:
     torch.set_num_threads(task["threads"])
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(task["threads"])
     pair = pair_of(task["pair"])
-    run, history = begun(pair, task["options"]), History(keep=KEPT)
-    history.expect(run.planned_steps)
-    linear = 0
-    for step in run:
-        linear = step.index if run.phase == "align" else linear
-        history.offer(step)
+    images = read_images(pair)
+    run, history, linear = registered(images, Options(**task["options"]))
     found = run.result()
     write_image(found.displacement().to_image(), folder / "displacement.nrrd")
-    (folder / "marked.json").write_text(to_json(marked()), encoding="utf-8")
-    report = {**found.report, **figures(found.report["method"], run, task["operations"])}
-    (folder / "report.json").write_text(to_json(report, indent=1), encoding="utf-8")
-    (folder / "steps.json").write_text(to_json(curve(run, history, linear, Judge(pair))), encoding="utf-8")
+    _put(folder / "marked.json", marked())
+    _put(folder / "report.json", {**found.report, **figures(found.report["method"], run, task["operations"])})
+    judge = Judge(pair)
+    _put(folder / "steps.json", curve(run, history, linear, judge))
+    calibrations = {}
+    for kind, volume in uncertainty.maps(run, history.kept, images, task["uncertainty"]):
+        volume.write(folder / f"uncertainty_{kind}.nrrd")
+        if judge.truth is not None:
+            inside = volume.array[0][judge.region]
+            calibrations[kind] = calibration.calibration(inside, judge.error(found.transform)).as_dict()
+    if calibrations:
+        _put(folder / "calibration.json", calibrations)
 
 
-def begun(pair: Pair, options: dict[str, Any]) -> Run:
-    """A run on the pair's images."""
+def registered(images: dict[str, Volume], options: Options) -> tuple[Run, History, int]:
+    """A run made to its end, some of its steps, and how many of them were linear."""
+    run, history, linear = registration.start(**images, options=options), History(keep=KEPT), 0
+    for step in run:
+        if run.phase == "align":
+            linear = step.index
+        elif step.index == linear + 1:
+            history.expect(run.planned_steps - linear)
+        history.offer(step)
+    return run, history, linear
+
+
+def _put(file: Path, content: Any) -> None:
+    file.write_text(to_json(content, indent=1), encoding="utf-8")
+
+
+def read_images(pair: Pair) -> dict[str, Volume]:
+    """The images that a registration takes."""
     names = ("fixed", "moving", "fixed_mask", "moving_mask")
-    volumes = {n: Volume.read(path) for n in names if (path := getattr(pair, n)) is not None}
-    return registration.start(**volumes, options=Options(**options))
+    return {name: Volume.read(path) for name in names if (path := getattr(pair, name)) is not None}
 
 
 def marked() -> dict[str, float]:

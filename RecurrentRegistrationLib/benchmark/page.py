@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from RecurrentRegistrationLib import registration, spatial
 from RecurrentRegistrationLib.benchmark import figures, table
-from RecurrentRegistrationLib.benchmark.manifest import OURS, Pair
+from RecurrentRegistrationLib.benchmark.manifest import OURS, Pair, folder_name
 from RecurrentRegistrationLib.benchmark.measures import MEASURES
 from RecurrentRegistrationLib.benchmark.runner import Benchmark
 from RecurrentRegistrationLib.benchmark.scoring import read_result
@@ -92,17 +92,32 @@ def write(benchmark: Benchmark) -> Path:
 
 def _draw(benchmark: Benchmark, frame: pd.DataFrame, ranked: str) -> dict[str, Figure]:
     """The figures for which there are numbers."""
-    known = [n for n in table.known_measures(frame) if n in (ranked, *BOXED) and frame[n].nunique() > 1]
-    if not known:
-        return {}
-    drawn = {"boxes": figures.boxes(frame, known), "accuracy_and_time": figures.accuracy_and_time(frame, ranked)}
+    drawn: dict[str, Figure] = {}
+    if known := [n for n in table.known_measures(frame) if n in (ranked, *BOXED) and frame[n].nunique() > 1]:
+        drawn["boxes"] = figures.boxes(frame, known)
+    if frame.loc[frame["seconds"].notna(), "method"].nunique() > 1:
+        drawn["accuracy_and_time"] = figures.accuracy_and_time(frame, ranked)
     curves = read_curves(benchmark)
     records = [record for runs in curves.values() for run in runs for record in run]
     stepped = [name for name in STEPPED if len({record.get(name) for record in records}) > 1]
     if set(stepped) - {"folding_percent"}:
         palette = figures.colours([c.label for c in benchmark.manifest.contenders])
         drawn["steps"] = figures.steps(curves, stepped, palette)
+    for contender in benchmark.manifest.contenders:
+        if found := read_calibrations(benchmark, contender.label):
+            drawn[f"calibration_{folder_name(contender.label)}"] = figures.calibration(found)
     return drawn
+
+
+def read_calibrations(benchmark: Benchmark, label: str) -> dict[str, list[dict[str, Any]]]:
+    """For each kind of uncertainty of a method the calibrations of its runs."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for job in benchmark.jobs():
+        file = benchmark.folder / job.folder / "calibration.json"
+        if job.contender.label == label and file.exists():
+            for kind, calibration in json.loads(file.read_text(encoding="utf-8")).items():
+                found.setdefault(kind, []).append(calibration)
+    return found
 
 
 def read_curves(benchmark: Benchmark) -> dict[str, list[list[dict[str, Any]]]]:

@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from RecurrentRegistrationLib.benchmark.manifest import OURS, Contender, Pair
+from RecurrentRegistrationLib.benchmark.manifest import OURS, Contender, Manifest, Pair
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.registration import Options
 
@@ -51,16 +51,16 @@ class Programs:
             raise InputError(f"There is no method '{contender.program}'; there are {OURS}, {', '.join(known)}.")
         return file
 
-    def command(
-        self, contender: Contender, pair: Pair, folder: Path, *, threads: int, repeat: int, operations: bool
-    ) -> list[str]:
+    def command(self, contender: Contender, pair: Pair, folder: Path, *, manifest: Manifest, repeat: int) -> list[str]:
         """The command line that registers a pair into an existing folder."""
         if contender.program == OURS:
-            task = self._task(contender, pair, folder, threads=threads, repeat=repeat, operations=operations)
+            task = self._task(contender, pair, folder, manifest, repeat)
             return [sys.executable, "-m", "RecurrentRegistrationLib.benchmark.ours", str(task)]
         if contender.command:
             files = {key: str(getattr(pair, key) or "") for key in ("fixed", "moving", "fixed_mask", "moving_mask")}
-            return [word.format(output=folder, threads=threads, **files) for word in shlex.split(contender.command)]
+            return [
+                word.format(output=folder, threads=manifest.threads, **files) for word in shlex.split(contender.command)
+            ]
         masks = [(f"--{side}-mask", getattr(pair, f"{side}_mask")) for side in ("fixed", "moving")]
         chosen = pair.settings.get(contender.program, {}) | contender.options
         return [
@@ -73,14 +73,13 @@ class Programs:
             *(text for key, value in chosen.items() for text in ("--option", f"{key}={value}")),
         ]
 
-    def _task(
-        self, contender: Contender, pair: Pair, folder: Path, *, threads: int, repeat: int, operations: bool
-    ) -> Path:
+    def _task(self, contender: Contender, pair: Pair, folder: Path, manifest: Manifest, repeat: int) -> Path:
         options = dict(contender.options)
         options["seed"] = options.get("seed", 0) + repeat
-        if options.get("weights"):
-            options["weights"] = str((self.weights / options["weights"]).absolute())
-        task = {"pair": dataclasses.asdict(pair), "options": options, "threads": threads, "operations": operations}
+        if (file := self.weights / str(options.get("weights", ""))).is_file():  # otherwise the name of a model
+            options["weights"] = str(file.absolute())
+        settings = {name: getattr(manifest, name) for name in ("threads", "operations", "uncertainty")}
+        task = {"pair": dataclasses.asdict(pair), "options": options, **settings}
         file = folder / "task.json"
         file.write_text(json.dumps(task, default=str, indent=1), encoding="utf-8")
         return file

@@ -95,7 +95,7 @@ class Benchmark:
 
     def _key(self, pair: Pair, contender: Contender, repeat: int) -> str:
         defined = [dataclasses.asdict(pair), contender.program, contender.command, contender.options]
-        settings = [self.manifest.threads, self.manifest.operations, repeat]
+        settings = [self.manifest.threads, self.manifest.operations, self.manifest.uncertainty, repeat]
         text = json.dumps([*defined, *settings], default=str, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -159,12 +159,7 @@ class Benchmark:
         """What one registration cost, and how it ended."""
         manifest = self.manifest
         command = self.programs.command(
-            job.contender,
-            job.pair,
-            folder.absolute(),
-            threads=manifest.threads,
-            repeat=job.repeat,
-            operations=manifest.operations,
+            job.contender, job.pair, folder.absolute(), manifest=manifest, repeat=job.repeat
         )
         try:
             status = run_measured(command, folder, threads=manifest.threads, timeout=manifest.timeout)

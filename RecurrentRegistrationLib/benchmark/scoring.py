@@ -141,9 +141,13 @@ class Judge:
     def _distance(self, transform: Transform) -> dict[str, Any]:
         if self.truth is None:
             return {}
-        found = transform.displacement_on(self.fixed.grid).millimetres()[0].numpy()
-        errors = np.linalg.norm((found - self.truth)[:, self.region], axis=0)
+        errors = self.error(transform)
         return {"distance_mm": errors.mean().item(), "distance_p95_mm": np.percentile(errors, 95).item()}
+
+    def error(self, transform: Transform) -> np.ndarray:
+        """Distances to the known mapping over the region, millimetres; only where there is a `truth`."""
+        found = transform.displacement_on(self.fixed.grid).millimetres()[0].numpy()
+        return np.linalg.norm((found - self.truth)[:, self.region], axis=0)
 
     def _foreground(self, transform: Transform) -> float:
         body = Volume(foreground(self.moving.array[0])[np.newaxis].astype(np.uint8), self.moving.grid)

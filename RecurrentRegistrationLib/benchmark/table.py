@@ -12,6 +12,7 @@ from RecurrentRegistrationLib.benchmark.ledger import COLUMNS
 from RecurrentRegistrationLib.benchmark.manifest import OURS
 from RecurrentRegistrationLib.benchmark.measures import MEASURES, accuracy
 from RecurrentRegistrationLib.benchmark.runner import Benchmark
+from RecurrentRegistrationLib.errors import InputError
 
 NONE = "none"  # the label of what registers nothing
 HIDDEN = (
@@ -27,9 +28,15 @@ INTENSITIES = ("foreground_dice", "rmse", "mutual_information")
 
 
 def load(benchmark: Benchmark) -> pd.DataFrame:
-    """The last row of each run that the manifest asks for, in its order; measures as numbers, NaN where unknown."""
+    """The last row of each run that the manifest asks for, in its order; measures as numbers, NaN where unknown.
+
+    Raises:
+        InputError: there is none yet.
+    """
     order = {job.key: n for n, job in enumerate(benchmark.jobs())}
     newest = {row["key"]: row for row in benchmark.ledger.rows() if row["key"] in order}
+    if not newest:
+        raise InputError(f"There are no results of '{benchmark.manifest.name}' in {benchmark.folder} yet.")
     frame = pd.DataFrame(sorted(newest.values(), key=lambda row: order[row["key"]]), columns=list(COLUMNS))
     for name in ("repeat", *MEASURES):
         frame[name] = pd.to_numeric(frame[name])

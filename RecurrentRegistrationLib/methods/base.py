@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.utils.checkpoint
@@ -59,10 +59,16 @@ class Method(nn.Module):
     Attributes:
         card: what it is for and what it expects.
         checkpoint: recompute each step in the backward pass instead of keeping its activations: memory for time.
+        sampling: keep the noise and dropout of the training also in evaluation, so that every run is a sample.
     """
 
     card: Card
     checkpoint: bool = False
+    sampling: bool = False
+
+    def train(self, mode: bool = True) -> Self:
+        """As PyTorch's; `sampling` keeps the method in training."""
+        return super().train(mode or self.sampling)
 
     def checkpointed(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """`function(*arguments)`, one step's work; its activations are recomputed where `checkpoint` asks for it."""
