@@ -43,10 +43,12 @@ class PairData(LightningDataModule):
         batches = Stream(self.batch_size, first=first, process=trainer.global_rank, processes=trainer.world_size)
         return loader(self.training, batches, self.workers)
 
-    def val_dataloader(self) -> Loader:
-        """One pair in a batch."""
+    def val_dataloader(self) -> Loader | list:
+        """One pair in a batch; nothing where nobody is held back."""
         trainer: Any = self.trainer
         count = len(self.validating)  # type: ignore[arg-type]
+        if count == 0:
+            return []
         return loader(self.validating, InOrder(count, process=trainer.global_rank, processes=trainer.world_size), 0)
 
 

@@ -18,7 +18,7 @@ from RecurrentRegistrationLib.train.anatomy import Shapes
 from RecurrentRegistrationLib.train.configuration import Tree
 from RecurrentRegistrationLib.volume import Grid, Volume
 
-SHAPES = {2: (24, 32), 3: (16, 20, 18)}
+SHAPES = {2: (16, 20), 3: (8, 12, 10)}
 SUBJECTS = ("case_001", "case_002", "case_003", "case_004")
 SESSIONS = ("0000", "0001")
 
@@ -37,7 +37,7 @@ def replaced(tree: Tree, folder: Path) -> Tree:
     tree.setdefault("trainer", {}).update(devices=1, num_nodes=1, strategy="auto")
     tree["model"].pop("initial", None)
     arguments = tree["data"].setdefault("init_args", {})
-    arguments |= {"batch_size": min(arguments.get("batch_size", 1), 2), "workers": 0, "validation_pairs": 1}
+    arguments |= {"batch_size": 1, "workers": 0, "validation_pairs": 1}
     if "source" in arguments:
         arguments["source"] = _source(arguments["source"], dimension, folder)
         arguments["reader"] = _reader(arguments.get("reader", {}), dimension)
@@ -76,7 +76,7 @@ def _write(path: Path, array: np.ndarray) -> None:
 
 def _keypoints(path: Path, dimension: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    places = np.random.default_rng(0).uniform(2, 12, (5, dimension))
+    places = np.random.default_rng(0).uniform(2, 6, (5, dimension))
     path.write_text("\n".join(",".join(f"{x:.2f}" for x in place) for place in places) + "\n")
 
 

@@ -96,9 +96,12 @@ class Training(LightningModule):
 
     def validation_step(self, batch: Batch, index: int) -> None:
         """Loss, folding and, where they can be known, Dice, distance of key points and error of the displacement."""
-        twice = doubled(batch) if self.both_directions else batch
-        total, _ = self.objective(self.registration(twice), twice, self.global_step)
         steps = self.registration(batch)
+        judged = (steps, batch)
+        if self.both_directions:
+            twice = doubled(batch)
+            judged = (self.registration(twice), twice)
+        total, _ = self.objective(*judged, self.global_step)
         found: dict[str, Any] = {"loss": total, "folding": steps[-1].folding, **measured(steps[-1], batch)}
         self.log_dict(
             {f"validation/{name}": float(value) for name, value in found.items()}, batch_size=1, sync_dist=True

@@ -19,14 +19,17 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from RecurrentRegistrationLib.errors import InputError
-from RecurrentRegistrationLib.train import configuration, made, weights
+from RecurrentRegistrationLib.train import configuration, made, saturation_recovery, weights
 from RecurrentRegistrationLib.train.callbacks import StopOnNaN
 from RecurrentRegistrationLib.train.checkpoints import CompleteCheckpoints
 from RecurrentRegistrationLib.train.data import ImagePairs
 from RecurrentRegistrationLib.train.module import Training
 from RecurrentRegistrationLib.train.synthetic import SyntheticPairs
 
-__all__ = ["ImagePairs", "SyntheticPairs", "Work", "train"]
+__all__ = ["Work", "train"]
+
+# A configuration names classes; those that are imported go by their last name.
+NAMED = (ImagePairs, SyntheticPairs, saturation_recovery.SaturationRecovery)
 
 WEIGHTS, CHECKPOINT = "model.safetensors", "last.ckpt"
 ENGINE = {

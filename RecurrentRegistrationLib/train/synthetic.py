@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -23,6 +24,7 @@ from RecurrentRegistrationLib.train.splits import Split, divide
 from RecurrentRegistrationLib.train.store import Store
 
 HELD_BACK = 2**31  # validation draws count from here: training never gets so far
+ANATOMY = 2**62  # anatomies have seeds of their own
 
 
 class SyntheticPairs(PairData):
@@ -41,7 +43,9 @@ class SyntheticPairs(PairData):
         reader: how they are read; its shape is `shape`.
         split: whom to use.
         real_images: deform the source's images instead of rendering their labels.
-        supervise: hand the displacement and the labels over to the losses.
+        subjects: how many different anatomies there are without a source; None for a new one in each draw. Fewer
+            subjects are some of more.
+        supervise: hand the displacement and the labels over to the losses; validation has them anyway.
         validation_pairs: made once more for each validation.
         batch_size: pairs in a batch, on each process.
         workers: processes that read label maps.
@@ -59,6 +63,7 @@ class SyntheticPairs(PairData):
         reader: Reader = Reader(),  # noqa: B008
         split: Split = Split(),  # noqa: B008
         real_images: bool = False,
+        subjects: int | None = None,
         supervise: bool = True,
         validation_pairs: int = 8,
         batch_size: int = 1,
@@ -74,7 +79,8 @@ class SyntheticPairs(PairData):
         self.deformation = deformation or Deformation(rotation=10, scale=0.1, translation=3, smooth=6)
         self.anatomy, self.appearance = anatomy or Shapes(), appearance or RandomContrast()
         self.source, self.reader, self.split = source, reader, split
-        self.real_images, self.supervise, self.validation_pairs = real_images, supervise, validation_pairs
+        self.real_images, self.subjects = real_images, subjects
+        self.supervise, self.validation_pairs = supervise, validation_pairs
 
     def setup(self, stage: str | None = None) -> None:
         """Read the source, if there is one. Raises InputError where its images have no labels."""
@@ -95,7 +101,10 @@ class SyntheticPairs(PairData):
 
     def on_after_batch_transfer(self, batch: Item, dataloader_idx: int) -> Item:
         """The images, made on the batch's own device; each draw has its own seed."""
-        return self.made(batch)
+        pair = self.made(batch)
+        if self.supervise or not self.trainer or not self.trainer.training:
+            return pair
+        return {key: value for key, value in pair.items() if key != "displacement" and "labels" not in key}
 
     @torch.no_grad()
     def made(self, batch: Item) -> Item:
@@ -105,8 +114,6 @@ class SyntheticPairs(PairData):
         pair: dict[str, Any] = {key: torch.cat([item[key] for item in items]) for key in items[0]}
         pair["spacing"] = torch.tensor(self.spacing, device=seeds.device).expand(len(seeds), -1)
         pair["names"] = [f"draw {seed}" for seed in seeds.tolist()]
-        if not self.supervise:
-            pair = {key: value for key, value in pair.items() if key != "displacement" and "labels" not in key}
         return pair
 
     def _pair(self, batch: Item, n: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -115,7 +122,7 @@ class SyntheticPairs(PairData):
         if self.real_images:
             fixed = moving = batch["image"][n : n + 1]
         else:
-            labels = self.anatomy(self.shape, generator) if labels is None else labels
+            labels = self.anatomy(self.shape, self._subject(batch, n)) if labels is None else labels
             fixed, moving = self.appearance.render(labels, generator)
         fixed = spatial.warp(fixed, displacement)
         if not self.real_images:
@@ -125,6 +132,13 @@ class SyntheticPairs(PairData):
             warped = spatial.warp(labels.float(), displacement, mode="nearest")
             pair |= {"fixed_labels": warped.round().int(), "moving_labels": labels.int()}
         return pair
+
+    def _subject(self, batch: Item, n: int) -> torch.Generator:
+        """The generator of the anatomy of a draw."""
+        number = int(batch["number"][n])
+        if self.subjects is not None and number < HELD_BACK:
+            number = int(np.random.default_rng([self.seed, number]).integers(self.subjects))
+        return _generator((self.seed << 32) + number + ANATOMY, batch["seed"].device)
 
 
 def _wanted(sample: Item, name: str, real_images: bool) -> Item:
@@ -149,7 +163,7 @@ class _Draws(Dataset):
     def __getitem__(self, index: int) -> Item:
         number = self.first + index
         drawn = torch.Generator().manual_seed((self.seed << 32) + number)
-        item: Item = {"seed": torch.tensor((self.seed << 32) + number)}
+        item: Item = {"seed": torch.tensor((self.seed << 32) + number), "number": torch.tensor(number)}
         if self.samples:
             place = torch.randint(len(self.samples), (), generator=drawn)
             item |= {key: value for key, value in self.samples[int(place)].items() if key != "spacing"}
