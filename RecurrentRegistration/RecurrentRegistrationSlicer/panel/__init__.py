@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from slicer.i18n import tr as _
+
 from RecurrentRegistrationSlicer.errors import RegistrationError
 
 
@@ -37,5 +39,10 @@ class Panel:
             action(*arguments, **settings)
         except RegistrationError as error:
             self.message = str(error)
+        except (OSError, RuntimeError) as error:  # of writing the worker's files, by Python or by ITK
+            reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[-1]
+            self.message = _("Temporary files cannot be written ({reason}): make room on the disk.").format(
+                reason=reason
+            )
         self.changed()
         return not self.message

@@ -51,14 +51,16 @@ class RunSection:
         ui.statusLabel.text = self._panel.message or statusText(run)
 
     def handle(self, event: dict) -> None:
-        """Log what has happened."""
+        """Log what has happened, and tell what matters."""
         kind, text = event["event"], event.get("text", "")
-        if kind in ("note", "log", "error", "problem", "worker") and text:
+        if kind == "removed":
+            text = _("The registration was taken back: the scene was closed, or one of its volumes deleted.")
+        if text:
             self._panel.ui.logText.appendPlainText(text)
-        if kind in ("error", "note") or (kind == "worker" and event["state"] == "ended"):
+        if kind in ("error", "removed") or (kind == "worker" and event["state"] == "ended"):
             self._panel.message = text
-        if kind in ("reverted", "removed") and not self._panel.message:
-            self._panel.message = text
+        elif kind == "reverted":
+            self._panel.message = _("The scene is as it was before the registration.")
 
     def _notice(self) -> str:
         parameters = self._panel.parameters

@@ -106,12 +106,17 @@ class StepsSection:
         self._panel.logic.showWarped(self._panel.ui.previewBox.checked)
 
     def _onGrid(self) -> None:
-        if self._panel.logic.run is not None:
-            display.showGrid(self._panel.logic.run, self._panel.ui.gridBox.checked)
+        self._overlay(display.showGrid, self._panel.ui.gridBox, self._panel.ui.glyphsBox)
 
     def _onGlyphs(self) -> None:
+        self._overlay(display.showGlyphs, self._panel.ui.glyphsBox, self._panel.ui.gridBox)
+
+    def _overlay(self, show, box, other) -> None:
+        """Show grid or arrows: Slicer draws one of them at a time."""
+        if box.checked:
+            other.checked = False
         if self._panel.logic.run is not None:
-            display.showGlyphs(self._panel.logic.run, self._panel.ui.glyphsBox.checked)
+            show(self._panel.logic.run, box.checked)
 
     def _onCurves(self) -> None:
         run = self._panel.logic.run

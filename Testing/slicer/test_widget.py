@@ -1,0 +1,446 @@
+"""The real panel on the real scene with the real worker process, clicked through as a user would."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+slicer = pytest.importorskip("slicer", reason="3D Slicer's core is not installed: pip install slicer-core")
+pytest.importorskip("slicer.util")
+pytest.importorskip("PySide6.QtUiTools", reason="Qt is not installed: pip install PySide6-Essentials")
+
+import host as desktop  # noqa: E402
+import vtk  # noqa: E402
+from RecurrentRegistrationSlicer.process import WorkerProcess, libraryFolder  # noqa: E402
+from slicer_scene import boot  # noqa: E402
+
+SIZE = (22, 20, 18)
+LONG = 400  # steps of a run that is disturbed before its end
+
+
+@pytest.fixture(scope="module")
+def panel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[desktop.Host]:
+    """The module, opened once for all tests of this file: its worker stays warm."""
+    boot(tmp_path_factory.mktemp("slicer"))
+    desktop.install()
+    panel = desktop.Host()
+    panel.open()
+    yield panel
+    panel.close()
+
+
+@pytest.fixture
+def ui(panel: desktop.Host) -> Any:
+    """The widgets of the panel over an empty scene."""
+    if panel.widget.logic.busy:
+        panel.widget.logic.cancel()
+        panel.until(lambda: not panel.widget.logic.busy)
+    slicer.mrmlScene.Clear(False)
+    return panel.widget.ui
+
+
+def volume(name: str, shift: float = 0.0, array: np.ndarray | None = None) -> Any:
+    """A volume node with a lop-sided blob, `shift` voxels from the middle."""
+    k, j, i = np.mgrid[tuple(slice(n) for n in SIZE)].astype(float)
+    radius = np.sqrt((k - 11) ** 2 + 1.4 * (j - 10) ** 2 + (i - 9 - shift) ** 2)
+    blob = 90 / (1 + np.exp(radius - 6)) + 60 / (1 + np.exp(2 * (radius - 3))) + j
+    return slicer.util.addVolumeFromArray(blob.astype(np.float32) if array is None else array, name=name)
+
+
+def choose(ui: Any, fixed: Any, moving: Any, **settings: Any) -> None:
+    """Choose two volumes, and what makes a run short, or long enough to be disturbed."""
+    ui.fixedSelector.setCurrentNode(fixed)
+    ui.movingSelector.setCurrentNode(moving)
+    for name, value in ({"initial": "none", "linear": "none", "device": "cpu"} | settings).items():
+        setattr(parameters(), name, value)
+
+
+def parameters() -> Any:
+    """The parameters of the panel."""
+    from RecurrentRegistrationSlicer.panel.parameters import Parameters
+
+    return Parameters(slicer.mrmlScene.GetSingletonNode("RecurrentRegistration", "vtkMRMLScriptedModuleNode"))
+
+
+def nodes() -> list[str]:
+    """What is in the scene."""
+    scene = slicer.mrmlScene
+    found = [scene.GetNthNode(n) for n in range(scene.GetNumberOfNodes())]
+    return sorted(f"{node.GetID()} {node.GetName()}" for node in found)
+
+
+def running(panel: desktop.Host, steps: int = 3) -> Callable[[], bool]:
+    """Whether a run has made some steps."""
+    return lambda: panel.widget.logic.run is not None and len(panel.widget.logic.run.keptSteps) >= steps
+
+
+def idle(panel: desktop.Host) -> Callable[[], bool]:
+    """Whether nothing is under way."""
+    return lambda: not panel.widget.logic.busy
+
+
+def test_an_empty_scene_says_what_to_do(panel, ui):
+    assert not ui.applyButton.enabled
+    assert "fixed" in ui.checkLabel.text
+    assert all(not button.enabled for button in (ui.cancelButton, ui.stopButton, ui.acceptButton, ui.revertButton))
+    assert ui.methodSection.collapsed
+    assert ui.moreInputsSection.collapsed
+
+
+def test_the_worker_fills_methods_and_devices(panel, ui):
+    panel.until(lambda: ui.methodCombo.count > 5)
+    ui.methodCombo.currentIndex = ui.methodCombo.findData("refine")
+    assert parameters().method == "refine"
+    assert "<b>" in ui.cardLabel.text
+    assert "GB free" in ui.deviceCombo.itemText(ui.deviceCombo.findData("cpu"))
+    choose(ui, volume("A"), volume("B", 2))
+    ui.estimateButton.click()
+    panel.until(lambda: "GB" in ui.memoryLabel.text)
+
+
+def test_choose_apply_watch_stop_continue_accept_revert(panel, ui):
+    fixed, moving = volume("Fixed"), volume("Moving", 2)
+    choose(ui, fixed, moving, steps=LONG)
+    assert ui.applyButton.enabled
+    assert ui.checkLabel.text == "Ready."
+    before = nodes()
+
+    ui.applyButton.click()
+    assert not ui.applyButton.enabled
+    panel.until(running(panel, 4))
+    run = panel.widget.logic.run
+    assert moving.GetParentTransformNode() is not None
+    assert ui.progressBar.maximum == LONG
+    assert "step" in ui.progressBar.format
+
+    second = run.keptSteps[2]
+    ui.stepSlider.value = second + 0.4
+    assert run.selectedStep == second
+    assert f"Step {second} " in ui.stepLabel.text
+    panel.until(lambda: run.keptSteps[-1] > second)
+    assert run.selectedStep == second  # who looks at a step is not dragged along
+
+    ui.stopButton.click()
+    assert panel.until(idle(panel)) < 1
+    assert run.state == "stopped"
+    made = run.made
+    assert 4 <= made < LONG
+
+    ui.continueBox.value = 3
+    ui.continueButton.click()
+    panel.until(idle(panel))
+    assert run.made == made + 3
+    ui.refineMoreBox.value = 2
+    ui.refineButton.click()
+    panel.until(idle(panel))
+    assert run.made == made + 5
+
+    ui.stepSlider.value = float(run.keptSteps[-2])
+    ui.acceptButton.click()
+    panel.until(lambda: run.result is not None)
+    assert run.result.step == run.selectedStep
+    assert moving.GetParentTransformNode().GetID() == run.result.transformNode.GetID()
+    warped, target, start = (slicer.util.arrayFromVolume(n) for n in (run.result.warpedNode, fixed, moving))
+    assert np.abs(warped - target).mean() < 0.5 * np.abs(start - target).mean()
+    assert not ui.resultsSection.collapsed
+    assert run.result.transformNode.GetName() in ui.resultLabel.text
+
+    ui.revertButton.click()
+    panel.until(idle(panel))
+    assert moving.GetParentTransformNode() is None
+    assert nodes() == before
+
+
+def test_no_more_than_five_clicks_and_no_expert_option(panel, ui):
+    fixed, moving = volume("Fixed"), volume("Moving", 2)
+    parameters().linear = parameters().initial = "none"  # only to be quick
+    parameters().steps = 8
+    clicks = 0
+    for selector, node in ((ui.fixedSelector, fixed), (ui.movingSelector, moving)):
+        selector.setCurrentNode(node)
+        clicks += 1
+    ui.applyButton.click()
+    panel.until(running(panel, 1))
+    panel.until(idle(panel))
+    ui.stepSlider.value = float(panel.widget.logic.run.keptSteps[-1])
+    ui.acceptButton.click()
+    clicks += 3
+    panel.until(lambda: panel.widget.logic.run.result is not None)
+    assert clicks <= 5
+
+
+def test_cancel_is_prompt_and_takes_the_scene_back(panel, ui):
+    fixed, moving = volume("Fixed"), volume("Moving", 2)
+    choose(ui, fixed, moving, steps=LONG)
+    before = nodes()
+    for condition in (running(panel, 2), lambda: panel.widget.logic.busy):
+        ui.applyButton.click()
+        panel.until(condition)
+        ui.cancelButton.click()
+        assert panel.until(idle(panel)) < 1
+        assert nodes() == before
+        assert moving.GetParentTransformNode() is None
+
+
+def test_a_volume_deleted_while_it_runs(panel, ui):
+    fixed, moving = volume("Fixed"), volume("Moving", 2)
+    choose(ui, fixed, moving, steps=LONG)
+    ui.applyButton.click()
+    panel.until(running(panel, 2))
+    slicer.mrmlScene.RemoveNode(moving)
+    assert panel.until(idle(panel)) < 2
+    assert "taken back" in ui.statusLabel.text
+    assert "moving volume" in ui.checkLabel.text
+    assert not [node for node in nodes() if "Registration of" in node]
+
+
+def test_the_steps_deleted_while_it_runs(panel, ui):
+    choose(ui, volume("Fixed"), volume("Moving", 2), steps=LONG)
+    ui.applyButton.click()
+    panel.until(running(panel, 2))
+    slicer.mrmlScene.RemoveNode(panel.widget.logic.run.sequenceNode)
+    panel.until(running(panel, 2))  # the next step begins a new sequence
+    ui.stopButton.click()
+    assert panel.until(idle(panel)) < 2
+
+
+def test_the_scene_closed_while_it_runs(panel, ui):
+    choose(ui, volume("Fixed"), volume("Moving", 2), steps=LONG)
+    ui.applyButton.click()
+    panel.until(running(panel, 2))
+    slicer.mrmlScene.Clear(False)
+    assert panel.until(idle(panel)) < 2
+    assert panel.widget.logic.run is None
+    assert not ui.applyButton.enabled
+    choose(ui, volume("Fixed"), volume("Moving", 2), steps=3)
+    ui.applyButton.click()
+    panel.until(running(panel, 3))
+    panel.until(idle(panel))
+
+
+def spoiled(value: float) -> np.ndarray:
+    """Voxels of which one is not a number."""
+    array = np.random.default_rng(0).random(SIZE, dtype=np.float32)
+    array[3, 4, 5] = value
+    return array
+
+
+def bent(volumeNode: Any) -> Any:
+    """The volume under a transform that is not linear."""
+    spline = vtk.vtkThinPlateSplineTransform()
+    spline.SetBasisToR()
+    points = [vtk.vtkPoints(), vtk.vtkPoints()]
+    for point in ((0, 0, 0), (9, 0, 0), (0, 9, 0), (0, 0, 9)):
+        points[0].InsertNextPoint(point)
+        points[1].InsertNextPoint(point[0] + point[1] ** 2 / 20, *point[1:])
+    spline.SetSourceLandmarks(points[0])
+    spline.SetTargetLandmarks(points[1])
+    parent = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", "Bent")
+    parent.SetAndObserveTransformToParent(spline)
+    volumeNode.SetAndObserveTransformNodeID(parent.GetID())
+    return volumeNode
+
+
+def placed(volumeNode: Any, matrix: np.ndarray) -> Any:
+    """The volume with this matrix from its indices to RAS."""
+    volumeNode.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(matrix))
+    return volumeNode
+
+
+def mask(name: str, size: tuple[int, int, int], value: int, spacing: float = 1.0) -> Any:
+    """A label map of one value."""
+    node = slicer.util.addVolumeFromArray(
+        np.full(size, value, np.uint8), name=name, nodeClassName="vtkMRMLLabelMapVolumeNode"
+    )
+    node.SetSpacing(spacing, spacing, spacing)
+    return node
+
+
+def points(name: str, count: int) -> Any:
+    """A markups node."""
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", name)
+    for n in range(count):
+        node.AddControlPoint(n, n, n)
+    return node
+
+
+FAR = np.array([[1, 0, 0, 900.0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+# what is chosen beside a good fixed volume, and words of the sentence beside the button
+FORBIDDEN: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
+    "none chosen": (lambda: {"movingVolume": None}, "Choose the moving volume"),
+    "without voxels": (
+        lambda: {"movingVolume": slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "Empty")},
+        "is empty",
+    ),
+    "infinite": (lambda: {"movingVolume": volume("Inf", array=spoiled(np.inf))}, "infinite"),
+    "constant": (lambda: {"movingVolume": volume("Flat", array=np.ones(SIZE, np.float32))}, "constant"),
+    "a single slice": (lambda: {"movingVolume": volume("2D", array=spoiled(0)[:1])}, "single slice"),
+    "colour": (
+        lambda: {
+            "movingVolume": slicer.util.addVolumeFromArray(
+                np.random.default_rng(0).integers(0, 255, (*SIZE, 3)).astype(np.uint8),
+                name="RGB",
+                nodeClassName="vtkMRMLVectorVolumeNode",
+            )
+        },
+        "colour",
+    ),
+    "the same twice": (lambda: {"movingVolume": slicer.util.getNode("Fixed")}, "are the same"),
+    "singular axes": (
+        lambda: {"movingVolume": placed(volume("Singular"), np.diag([1.0, 1.0, 0.0, 1.0]))},
+        "spacing|axes|direction",
+    ),
+    "apart, and not to be searched": (lambda: {"movingVolume": placed(volume("Far"), FAR)}, "do not overlap"),
+    "under a non-linear transform": (lambda: {"movingVolume": bent(volume("Moving"))}, "harden"),
+    "an empty mask": (lambda: {"fixedMask": mask("Nothing", SIZE, 0)}, "mask of the fixed image is empty"),
+    "an empty segmentation": (
+        lambda: {"movingMask": slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Nothing")},
+        "mask of the moving image is empty",
+    ),
+    "landmarks in one volume": (lambda: {"fixedLandmarks": points("F", 2)}, "landmarks in both"),
+    "unlike landmarks": (
+        lambda: {"fixedLandmarks": points("F", 2), "movingLandmarks": points("M", 3)},
+        "2 fixed and 3 moving",
+    ),
+}
+
+
+def sentence(text: str, words: str) -> None:
+    """Check that a text is one sentence, of which these words are a part."""
+    assert re.search(words, text), text
+    assert text.lstrip("'")[0].isupper()
+    assert text.endswith(".")
+    assert "\n" not in text
+    assert len(text) < 250
+
+
+@pytest.mark.parametrize("name", FORBIDDEN)
+def test_what_forbids_a_run_is_said_beside_the_button(name, panel, ui):
+    choose(ui, volume("Fixed"), volume("Moving", 2))
+    assert ui.applyButton.enabled
+    make, words = FORBIDDEN[name]
+    for parameter, node in make().items():
+        setattr(parameters(), parameter, node)
+    assert not ui.applyButton.enabled
+    sentence(ui.checkLabel.text, words)
+    assert ui.applyButton.toolTip == ui.checkLabel.text
+
+
+# what only the worker finds out: settings, and words of its sentence
+REFUSED = {
+    "unknown method": ({"method": "magic"}, "no method 'magic'"),
+    "unknown images": ({"preset": "pet"}, "no preset 'pet'|pet"),
+    "a device that is not there": ({"device": "cuda:77"}, "cuda:77"),
+    "weights that are not there": (
+        {"method": "rwcnet", "weights": "/nowhere/w.safetensors"},
+        "weights|no file|nowhere",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_the_worker_refuses_is_said_below_the_button(name, panel, ui):
+    settings, words = REFUSED[name]
+    choose(ui, volume("Fixed"), volume("Moving", 2), **settings)
+    ui.applyButton.click()
+    panel.until(idle(panel))
+    sentence(ui.statusLabel.text, words)
+    assert ui.applyButton.enabled
+
+
+def test_a_volume_with_a_voxel_that_is_not_a_number(panel, ui):
+    choose(ui, volume("Fixed"), volume("NaN", array=spoiled(np.nan)))
+    if ui.applyButton.enabled:
+        ui.applyButton.click()
+        panel.until(idle(panel))
+    sentence(ui.statusLabel.text or ui.checkLabel.text, "NaN")
+
+
+def test_a_mask_of_another_lattice_and_the_same_image_twice_go_through(panel, ui):
+    fixed = volume("Fixed")
+    choose(ui, fixed, volume("Copy"), steps=2)
+    parameters().fixedMask = mask("Coarse", (7, 7, 7), 1, spacing=3)
+    ui.applyButton.click()
+    panel.until(idle(panel))
+    assert panel.widget.logic.run.state == "done"
+    assert "are the same" in ui.logText.toPlainText()
+
+
+def test_too_little_memory(panel, ui, monkeypatch):
+    code = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from RecurrentRegistrationLib import registration, worker
+registration.memory.available = lambda device: 2**20
+worker.serve()
+"""
+    poor = WorkerProcess([sys.executable, "-c", code, str(libraryFolder())])
+    monkeypatch.setattr(panel.widget.logic, "_worker", poor)
+    choose(ui, volume("Fixed"), volume("Moving", 2))
+    ui.applyButton.click()
+    panel.until(idle(panel))
+    poor.close()
+    sentence(ui.statusLabel.text, "memory")
+
+
+def test_a_disk_that_cannot_be_written(panel, ui, monkeypatch, tmp_path):
+    choose(ui, volume("Fixed"), volume("Moving", 2))
+    before = nodes()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(panel.widget.logic, "_folder", tmp_path / "file")
+    ui.applyButton.click()
+    sentence(ui.statusLabel.text, "write|written|folder|space")
+    assert nodes() == before
+    assert ui.applyButton.enabled
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs a signal that kills")
+def test_the_worker_killed_while_it_runs(panel, ui):
+    fixed, moving = volume("Fixed"), volume("Moving", 2)
+    choose(ui, fixed, moving, steps=LONG)
+    ui.applyButton.click()
+    panel.until(running(panel, 3))
+    run = panel.widget.logic.run
+    os.kill(panel.widget.logic._worker._served, signal.SIGKILL)
+    panel.until(idle(panel))
+    assert run.state == "failed"
+    assert ui.statusLabel.text.endswith(".")
+    assert len(run.keptSteps) >= 3
+    ui.stepSlider.value = float(run.keptSteps[1])
+    assert run.selectedStep == run.keptSteps[1]
+    assert parameters().fixedVolume.GetID() == fixed.GetID()
+    parameters().steps = 3
+    ui.revertButton.click()
+    assert ui.applyButton.enabled
+    ui.applyButton.click()
+    panel.until(running(panel, 3))
+    panel.until(idle(panel))
+
+
+def test_without_torch(panel, ui, monkeypatch):
+    from RecurrentRegistrationSlicer import setup
+
+    choose(ui, volume("Fixed"), volume("Moving", 2))
+    monkeypatch.setattr(setup, "ready", lambda: False)
+    monkeypatch.setattr(setup, "missing", lambda: ["torch"])
+    ui.refreshSetupButton.click()
+    assert not ui.applyButton.enabled
+    assert "Setup" in ui.checkLabel.text
+    assert ui.installButton.enabled
+    monkeypatch.undo()
+    ui.refreshSetupButton.click()
+    assert ui.applyButton.enabled
+    assert not ui.installButton.enabled
+
+
+def test_the_module_s_own_test(panel, ui):
+    panel.module.RecurrentRegistrationTest().runTest()
