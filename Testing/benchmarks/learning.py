@@ -1,6 +1,6 @@
 """Does each method learn? Train it briefly on synthetic pairs and measure the error of the known displacement.
 
-    python Testing/benchmarks/learning.py [METHOD …] [--scale 1.0]
+    python Testing/benchmarks/learning.py [METHOD …] [--dimension 2] [--scale 1.0] [--threads 1]
 
 The moving image is a random smooth texture that fades to zero at the border; the fixed image is the moving one pulled
 through a random smooth displacement, so the displacement that a method should find is known at every voxel. Pairs are
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -34,6 +34,7 @@ class Recipe:
     Attributes:
         options: of `methods.create`; widths may be small, the architecture is the real one.
         supervised: by the known displacement (as in the first stage of RAN's training) instead of by the images.
+        steps: of the method; None for its own number.
         iterations: of Adam.
         rate: Adam's first learning rate; it falls to zero along a cosine.
         batch: pairs in an iteration.
@@ -42,7 +43,8 @@ class Recipe:
     """
 
     options: Mapping[str, object] = field(default_factory=dict)
-    supervised: bool = False
+    supervised: bool = True
+    steps: int | None = None
     iterations: int = 400
     rate: float = 3e-3
     batch: int = 4
@@ -50,9 +52,26 @@ class Recipe:
     last_only: bool = False
 
 
+GAUSSIANS = {"channels": [8, 16, 32, 64], "blocks": 1, "noise": 0.0}
+ONE_STAGE = {
+    "stages": [{"factor": 2, "steps": 4, "radius": 3, "patch": 0.5}],
+    "features": 8,
+    "hidden": 16,
+    "dropout": 0.0,
+}
 RECIPES: dict[str, Recipe] = {
-    "lapirn": Recipe(options={"channels": 16}),
-    "rcn": Recipe(options={"width": 8}),
+    "avsm": Recipe(options={"affine_steps": 2}, steps=4, iterations=300, rate=1e-3),
+    "cross-attention": Recipe(last_only=True, iterations=500),
+    "dual-prnet": Recipe(iterations=1500),
+    "global-local": Recipe(options={"width": 8}, iterations=1500),
+    "gradirn": Recipe(options={"channels": 16}, iterations=600),
+    "lapirn": Recipe(options={"channels": 16}, iterations=500),
+    "r2n2": Recipe(options=GAUSSIANS, steps=4, iterations=800, rate=1e-3),
+    "ran": Recipe(options={"heads": 2}, last_only=True, iterations=250, rate=5e-3),
+    "rcn": Recipe(options={"width": 8}, iterations=1000),
+    "riir": Recipe(iterations=300),
+    "rwcnet": Recipe(options=ONE_STAGE, iterations=500),
+    "voxelmorph": Recipe(iterations=3000),
 }
 
 
@@ -128,14 +147,14 @@ def _loss_of(displacement: Tensor, fixed: Tensor, moving: Tensor, truth: Tensor,
     return 10 * similarity + recipe.smoothness * diffusion(displacement)
 
 
-def train(method: Method, recipe: Recipe, dimension: int, generator: torch.Generator) -> None:
-    """Train a method in place."""
+def train(method: Method, recipe: Recipe, draw: Callable[[], tuple[Tensor, ...]]) -> None:
+    """Train a method in place on what `draw` gives: fixed, moving, displacement."""
     optimiser = torch.optim.Adam(method.parameters(), lr=recipe.rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, recipe.iterations)
     method.train()
     for _ in range(recipe.iterations):
-        fixed, moving, truth = pairs(dimension, recipe.batch, generator)
-        steps = list(method.steps(seen(method, fixed), seen(method, moving)))
+        fixed, moving, truth = draw()
+        steps = list(method.steps(seen(method, fixed), seen(method, moving), count=recipe.steps))
         optimiser.zero_grad(set_to_none=True)
         loss(steps, fixed, moving, truth, recipe).backward()
         torch.nn.utils.clip_grad_norm_(method.parameters(), 1.0)
@@ -144,21 +163,24 @@ def train(method: Method, recipe: Recipe, dimension: int, generator: torch.Gener
     method.eval()
 
 
+def measured(method: Method, recipe: Recipe, fixed: Tensor, moving: Tensor, truth: Tensor) -> float:
+    """The error of a method's displacement of some pairs."""
+    with torch.no_grad():
+        return error(method(seen(method, fixed), seen(method, moving), count=recipe.steps), truth)
+
+
 def outcome(name: str, dimension: int, recipe: Recipe, *, tests: int = 16) -> Outcome:
     """Train a method anew and measure it on pairs that it has not seen."""
     torch.manual_seed(0)
     method = methods.create(name, dimension, **recipe.options).eval()
-    fixed, moving, truth = pairs(dimension, tests, torch.Generator().manual_seed(1))
-
-    def measured() -> float:
-        with torch.no_grad():
-            return error(method(seen(method, fixed), seen(method, moving)), truth)
-
-    before, start = measured(), time.perf_counter()
-    train(method, recipe, dimension, torch.Generator().manual_seed(2))
+    unseen = pairs(dimension, tests, torch.Generator().manual_seed(1))
+    before, start = measured(method, recipe, *unseen), time.perf_counter()
+    generator = torch.Generator().manual_seed(2)
+    train(method, recipe, lambda: pairs(dimension, recipe.batch, generator))
     seconds = time.perf_counter() - start
     parameters = sum(parameter.numel() for parameter in method.parameters())
-    return Outcome(error(torch.zeros_like(truth), truth), before, measured(), seconds, parameters)
+    zero = error(torch.zeros_like(unseen[2]), unseen[2])
+    return Outcome(zero, before, measured(method, recipe, *unseen), seconds, parameters)
 
 
 def main() -> None:
@@ -167,7 +189,9 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="METHOD", help="all that need training, if none is given")
     parser.add_argument("--dimension", type=int, choices=(2, 3), default=2)
     parser.add_argument("--scale", type=float, default=1.0, help="times the iterations of the recipes")
+    parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
     print("| method | parameters | zero | untrained | trained | factor | seconds |")
     print("|---|---|---|---|---|---|---|")
     for name in arguments.names or trained:
