@@ -20,6 +20,7 @@ from RecurrentRegistrationLib.cli.evaluate import evaluate
 from RecurrentRegistrationLib.cli.methods import methods
 from RecurrentRegistrationLib.cli.points import points
 from RecurrentRegistrationLib.cli.register import register
+from RecurrentRegistrationLib.cli.series import series
 from RecurrentRegistrationLib.cli.train import train
 from RecurrentRegistrationLib.cli.worker import worker
 from RecurrentRegistrationLib.errors import InputError, OutOfMemoryError, is_out_of_memory
@@ -35,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (register, apply, points, evaluate, methods, benchmark, worker):
+for command in (register, apply, points, evaluate, methods, series, benchmark, worker):
     app.command()(command)
 # What a configuration may hold is known to the training alone, so its options pass through.
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(train)
