@@ -47,9 +47,12 @@ class RegistrationLogic:
         devices, methods, presets: what the worker offers; empty until it is ready.
         arrangeViews: whether the slice views show a run as soon as it begins.
         followSteps: whether the newest step is shown while a run lasts; choosing another one ends that.
+
+    Args:
+        worker: the process that calculates; None for one of its own.
     """
 
-    def __init__(self, command: list[str] | None = None) -> None:
+    def __init__(self, worker: WorkerProcess | None = None) -> None:
         self.listeners: list[Callable[[Event], None]] = []
         self.run: Run | None = None
         self.devices: list[dict[str, Any]] = []
@@ -57,7 +60,7 @@ class RegistrationLogic:
         self.presets: dict[str, str] = {}
         self.arrangeViews = True
         self.followSteps = True
-        self._worker = WorkerProcess(command)
+        self._worker = worker or WorkerProcess()
         self._served: dict[int, Callable[[Event], None]] = {}  # requests, and who takes their events
         self._waiting: list[Event] = []  # events that the last pump had no time for
         self._began = 0.0

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "RecurrentRegistration"))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "RecurrentRegistration"), str(ROOT / "Testing" / "unit")]  # the module, and its geometries
 
 
 @pytest.fixture
