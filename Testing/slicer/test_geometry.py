@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-slicer = pytest.importorskip("slicer", reason="3D Slicer's core is not installed: pip install slicer-core")
+pytest.importorskip("slicer", reason="3D Slicer's core is not installed: pip install slicer-core")
 
-import SimpleITK as sitk  # noqa: E402
-import slicer.util  # noqa: E402
-import vtk  # noqa: E402
-from geometry import GRIDS  # noqa: E402
-from RecurrentRegistrationSlicer.frame import FLIP, Frame, indexToWorld, planeOf, toWorld  # noqa: E402
-from RecurrentRegistrationSlicer.steps import Steps  # noqa: E402
-from registered import (  # noqa: E402
+import SimpleITK as sitk
+import slicer
+import slicer.util
+import vtk
+from geometry import GRIDS
+from RecurrentRegistrationSlicer.frame import FLIP, Frame, indexToWorld, planeOf, toWorld
+from RecurrentRegistrationSlicer.steps import Steps
+from registered import (
     PARENTS,
     Pair,
     accepted,
@@ -119,7 +120,7 @@ def test_a_saved_scene_gives_the_same_map(scene, tmp_path):
     assert np.abs(throughNode(node, points) - wanted).max() < 1e-3
 
 
-@pytest.mark.parametrize("geometry, parents", [case for case in CASES if not case[0].startswith("2D")])
+@pytest.mark.parametrize(("geometry", "parents"), [case for case in CASES if not case[0].startswith("2D")])
 def test_the_warped_volume_is_what_simpleitk_resamples(scene, tmp_path, geometry, parents):
     case = pair(geometry, parents)
     _, result = accepted(case, tmp_path)
