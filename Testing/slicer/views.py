@@ -94,7 +94,7 @@ class SliceView(View):
         actor = vtk.vtkActor2D()
         actor.SetMapper(mapper)
         actor.GetProperty().SetDisplayLocationToBackground()
-        self.renderer.AddActor2D(actor)
+        self.renderer.AddViewProp(actor)
         bounds = np.zeros(6)
         reference.GetRASBounds(bounds)
         centre = bounds.reshape(3, 2).mean(axis=1)

@@ -1,0 +1,121 @@
+"""Draw the extension's screenshots: two brains registered by the real panel, its slice and 3D views, the panel itself.
+
+python Testing/slicer/pictures.py demo/data/mni152.nii.gz demo/data/colin27.nii.gz
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(Path(__file__).parent), str(ROOT / "RecurrentRegistration")]
+
+import host as desktop
+import slicer
+import slicer.util
+from PIL import Image, ImageDraw, ImageFont
+from slicer_scene import boot
+from views import SliceView, SpaceView
+
+SIZE = (360, 400)
+GAP = 4
+FOLDER = ROOT / "Resources" / "Screenshots"
+ORIENTATIONS = {"Red": "Axial", "Green": "Coronal", "Yellow": "Sagittal"}
+
+
+def main() -> None:
+    """Register two files and draw."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("fixed", type=Path)
+    parser.add_argument("moving", type=Path)
+    files = parser.parse_args()
+    boot(Path(tempfile.mkdtemp()))
+    desktop.install()
+    fixed, moving = (_loaded(path) for path in (files.fixed, files.moving))
+    panel = desktop.Host()
+    widget = panel.open()
+    parameters = widget._panel.parameters
+    parameters.fixedVolume, parameters.movingVolume = fixed, moving
+    views = {name: SliceView(name, orientation, SIZE, fixed) for name, orientation in ORIENTATIONS.items()}
+    space = SpaceView(SIZE)
+    widget.ui.applyButton.click()
+    panel.until(lambda: not widget.logic.busy, seconds=1800)
+    FOLDER.mkdir(exist_ok=True)
+    _steps(widget, views).save(FOLDER / "steps.png", optimize=True)
+    _window(panel, views, space).save(FOLDER / "panel.png", optimize=True)
+    panel.close()
+
+
+def _loaded(path: Path) -> Any:
+    volumes = slicer.modules.volumes.logic()
+    node = volumes.AddArchetypeVolume(str(path), path.name.partition(".")[0])
+    display = node.GetDisplayNode()
+    array = slicer.util.arrayFromVolume(node)
+    display.SetAutoWindowLevel(False)
+    display.SetWindowLevelMinMax(float(array.min()), float(np.percentile(array[array > array.min()], 99)))
+    return node
+
+
+def _steps(widget: Any, views: dict[str, SliceView]) -> Image.Image:
+    """Three steps: the moving volume with the warped grid, and the difference from the fixed one."""
+    ui, kept = widget.ui, widget.logic.run.keptSteps
+    chosen = {kept[0]: "before", kept[len(kept) // 4]: "on the way", kept[-1]: "last step"}
+    rows: list[list[Image.Image]] = [[], []]
+    for step, words in chosen.items():
+        ui.stepSlider.value = float(step)
+        ui.fadeSlider.value = 1.0
+        ui.gridBox.checked = True
+        rows[0].append(_labelled(views["Red"].picture(), f"Step {step}: {words}"))
+        ui.gridBox.checked = False
+        ui.compareCombo.currentIndex = ui.compareCombo.findData("difference")
+        rows[1].append(_labelled(views["Red"].picture(), "Fixed minus moving"))
+        ui.compareCombo.currentIndex = 0
+    return _tiled(rows)
+
+
+def _window(panel: desktop.Host, views: dict[str, SliceView], space: SpaceView) -> Image.Image:
+    """The panel beside four views, after the last step was accepted."""
+    widget = panel.widget
+    ui = widget.ui
+    ui.stepSlider.value = float(widget.logic.run.keptSteps[-1])
+    ui.fadeSlider.value = 0.5
+    ui.acceptButton.click()
+    panel.until(lambda: widget.logic.run.result is not None, seconds=300)
+    ui.gridBox.checked = True
+    pictures = [[views["Red"].picture(), space.picture()], [views["Green"].picture(), views["Yellow"].picture()]]
+    tiles = _tiled([[Image.fromarray(each) for each in row] for row in pictures])
+    panel.parent.resize(430, tiles.height)
+    file = Path(tempfile.mkdtemp()) / "panel.png"
+    panel.until(lambda: panel.parent.grab().save(str(file)))
+    side = Image.open(file).convert("RGB")
+    whole = Image.new("RGB", (side.width + GAP + tiles.width, max(side.height, tiles.height)), "#efefef")
+    whole.paste(side, (0, 0))
+    whole.paste(tiles, (side.width + GAP, 0))
+    return whole
+
+
+def _labelled(picture: np.ndarray, text: str) -> Image.Image:
+    image = Image.fromarray(picture)
+    ImageDraw.Draw(image).text((10, 8), text, fill="white", font=ImageFont.load_default(18))
+    return image
+
+
+def _tiled(rows: list[list[Image.Image]]) -> Image.Image:
+    width, height = rows[0][0].size
+    whole = Image.new("RGB", ((width + GAP) * len(rows[0]) - GAP, (height + GAP) * len(rows) - GAP), "white")
+    for r, row in enumerate(rows):
+        for c, image in enumerate(row):
+            whole.paste(image, (c * (width + GAP), r * (height + GAP)))
+    return whole
+
+
+if __name__ == "__main__":
+    main()
