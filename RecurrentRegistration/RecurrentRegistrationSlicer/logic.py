@@ -22,16 +22,17 @@ from typing import Any
 import numpy as np
 import slicer
 
-from RecurrentRegistrationSlicer import checks, display, results, volumes
+from RecurrentRegistrationSlicer import checks, display, results, series, volumes
 from RecurrentRegistrationSlicer.errors import RegistrationError
 from RecurrentRegistrationSlicer.frame import FLIP, Frame, parentTransform, toWorld, worldMatrix
-from RecurrentRegistrationSlicer.process import WorkerProcess
+from RecurrentRegistrationSlicer.process import ENDS, WorkerProcess
 from RecurrentRegistrationSlicer.runs import Outputs, Result, Run, Settings
 from RecurrentRegistrationSlicer.sceneobserver import SceneObserver
+from RecurrentRegistrationSlicer.series import SequenceResult
 from RecurrentRegistrationSlicer.steps import Steps
 from RecurrentRegistrationSlicer.transforms import setReferences
 
-__all__ = ["Outputs", "RegistrationError", "RegistrationLogic", "Result", "Run", "Settings"]
+__all__ = ["Outputs", "RegistrationError", "RegistrationLogic", "Result", "Run", "SequenceResult", "Settings"]
 
 Event = dict[str, Any]
 PAUSE = 0.01  # seconds between two looks at the worker while a script waits
@@ -163,6 +164,24 @@ class RegistrationLogic:
                 found.append(error)
         return found
 
+    def registerSequence(self, sequenceNode: Any, fixedFrame: int = 0, **settings: Any) -> SequenceResult:
+        """Bring every frame of a sequence of volumes onto one of them, and wait; listeners hear of each "frame".
+
+        Args:
+            sequenceNode: of scalar volumes.
+            fixedFrame: number of the frame that stays, from 0.
+            settings: fields of `Settings`, apart from the nodes.
+
+        Raises:
+            RegistrationError: it is no such sequence, or a frame could not be registered.
+        """
+        chosen = Settings(**settings)
+        if chosen.nodes():
+            raise RegistrationError("Masks, landmarks and transforms are for pairs: leave them out for a sequence.")
+        series.frames(sequenceNode, fixedFrame)
+        self._makeRoom()
+        return series.register(sequenceNode, fixedFrame, chosen.options(), self._newFolder(), self._ask, self._tell)
+
     def estimate(self, fixedVolumeNode: Any, movingVolumeNode: Any, **settings: Any) -> None:
         """Ask what a run would take: the event "estimate" tells bytes, steps and notes, "problem" why it cannot be."""
         chosen, _ = _divided(settings)
@@ -242,13 +261,19 @@ class RegistrationLogic:
         step = None if index is None or index >= run.made else index
 
         def take(event: Event) -> None:
-            if event["event"] == "done":
-                run.result = results.load(run, folder, event["report"], wanted)
+            if event["event"] != "done":
+                self._onRunEvent(run, event)
+                return
+            try:
+                with self._observer.paused():
+                    run.result = results.load(run, folder, event["report"], wanted)
+            except RegistrationError as error:
+                self._tell("error", run=run, kind="input", text=str(error))
+            else:
+                self._tell("result", run=run, result=run.result)
+            finally:
                 run.phase = ""
                 shutil.rmtree(folder, ignore_errors=True)
-                self._tell("result", run=run, result=run.result)
-            else:
-                self._onRunEvent(run, event)
 
         self._request(take, "result", folder=str(folder), step=step, **options)
 
@@ -286,10 +311,7 @@ class RegistrationLogic:
     # ---- how a run goes
 
     def _begin(self, fixedNode: Any, movingNode: Any, settings: Settings) -> Run:
-        if self.busy:
-            raise RegistrationError("A registration is under way: stop it first.")
-        if self.run is not None and self.run.result is None:
-            self.revert()  # what was not accepted makes room
+        self._makeRoom()
         frame, folder = Frame.of(fixedNode, movingNode), self._newFolder()
         files = _written(fixedNode, movingNode, settings, frame, folder)
         with self._observer.paused():
@@ -297,15 +319,22 @@ class RegistrationLogic:
         run.keep("basis", frame.into(toWorld(movingNode)).tolist())
         run.keep("longest", settings.stepsLongest)
         run.keep("views", display.views())
-        if self.run is not None:
-            self.run.canContinue = False  # the worker holds one registration
-            shutil.rmtree(self.run.folder or "", ignore_errors=True)
         self.run, self.followSteps, run.state = run, True, "starting"
         self._began = time.monotonic()
         if self.arrangeViews:
             display.showPreview(run)
         self._request(lambda event: self._onRunEvent(run, event), "register", display=self._displays(run), **files)
         return run
+
+    def _makeRoom(self) -> None:
+        """The worker holds one registration: a run that was not accepted is taken back, another cannot be continued."""
+        if self.busy:
+            raise RegistrationError("A registration is under way: stop it first.")
+        if self.run is not None and self.run.result is None:
+            self.revert()
+        elif self.run is not None:
+            self.run.canContinue = False
+            self._discard(self.run.folder)
 
     def _goOn(self, command: str, count: int, step: int | None) -> None:
         run = self._continuable()
@@ -394,6 +423,18 @@ class RegistrationLogic:
     def _request(self, take: Callable[[Event], None], command: str, **fields: Any) -> None:
         self.startWorker()
         self._served[self._worker.send(command, **fields)] = take
+
+    def _ask(self, command: str, **fields: Any) -> Event:
+        """Send a request and wait for its end. Raises RegistrationError where it fails."""
+        ends: list[Event] = []
+        self._request(
+            lambda event: ends.append(event) if event["event"] in (*ENDS, "ended") else None, command, **fields
+        )
+        self.wait()
+        if not ends or ends[-1]["event"] != "done":
+            text = ends[-1].get("text") if ends else None
+            raise RegistrationError(text or "The registration was stopped before its end.")
+        return ends[-1]
 
     def _take(self, event: Event) -> None:
         kind, command = event["event"], event.get("command")

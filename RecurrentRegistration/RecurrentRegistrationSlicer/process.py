@@ -26,6 +26,7 @@ from RecurrentRegistrationSlicer.errors import RegistrationError
 ENDS = ("done", "cancelled", "error")
 SERVE = "import sys; sys.path.insert(0, sys.argv[1]); from RecurrentRegistrationLib.worker import serve; serve()"
 PATIENCE = 3.0  # seconds for a cancel to be confirmed, and for a closed process to end; then it is killed
+STARTING = 60.0  # seconds for the same while the process still imports PyTorch
 
 Event = dict[str, Any]
 
@@ -117,7 +118,8 @@ class WorkerProcess:
     def cancel(self) -> None:
         """End whatever is served, within a second; a process that does not obey is killed."""
         if self._pending and self.isRunning:
-            self._ending, self._deadline = set(self._pending), time.monotonic() + PATIENCE
+            patience = STARTING if "hello" in self._pending.values() else PATIENCE
+            self._ending, self._deadline = set(self._pending), time.monotonic() + patience
             self.send("cancel")
 
     def poll(self) -> list[Event]:

@@ -12,12 +12,37 @@ import vtk
 from vtk.util import numpy_support
 
 from RecurrentRegistrationSlicer.errors import RegistrationError
-from RecurrentRegistrationSlicer.frame import FLIP, Frame, arrayFromMatrix, indexToWorld, parentTransform, toWorld
+from RecurrentRegistrationSlicer.frame import (
+    FLIP,
+    Frame,
+    arrayFromMatrix,
+    indexToWorld,
+    parentTransform,
+    planeOf,
+    toWorld,
+)
 
 
 def writeVolume(volumeNode, path: Path, frame: Frame) -> None:
     """Write a scalar volume as the worker is to see it: parent transforms applied, a single slice as a 2D image."""
     _write(slicer.util.arrayFromVolume(volumeNode), frame.seen(indexToWorld(volumeNode)), path, frame)
+
+
+def writeLocal(volumeNode, path: Path, frame: Frame) -> None:
+    """Write a scalar volume as it lies in its own coordinates, whatever it is under."""
+    _write(slicer.util.arrayFromVolume(volumeNode), frame.seen(localIndex(volumeNode)), path, frame)
+
+
+def localPlane(volumeNode) -> np.ndarray:
+    """The plane of a single slice, in its own coordinates, LPS."""
+    return planeOf(localIndex(volumeNode))
+
+
+def localIndex(volumeNode) -> np.ndarray:
+    """From a volume's index (i, j, k) to its own coordinates, LPS."""
+    matrix = vtk.vtkMatrix4x4()
+    volumeNode.GetIJKToRASMatrix(matrix)
+    return FLIP @ arrayFromMatrix(matrix)
 
 
 def writeMask(maskNode, path: Path, frame: Frame) -> None:
