@@ -21,7 +21,8 @@ def draw(frames: Sequence[Frame], report: dict[str, Any]) -> Figure:
     """The template with a line, that line over time before and after, mean images, and numbers for each frame."""
     figure = Figure(figsize=(11, 6.6), dpi=110, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
-    top, bottom = np.ravel(figure.subfigures(2, 1, height_ratios=[1, 0.85]))
+    halves = figure.add_gridspec(2, 1, height_ratios=[1, 0.85])
+    top, bottom = (figure.add_subfigure(halves[n]) for n in range(2))
     template = next(frame for frame in frames if not frame.report)
     before, after = (np.stack([_plane(volume.array[0]) for volume in side]) for side in _sides(frames))
     low, high = np.percentile(before, [0.5, 99.5])

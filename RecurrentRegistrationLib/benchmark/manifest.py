@@ -29,6 +29,7 @@ pairs:
     region: {file: brain.nii.gz, through: […]}   # where errors and deformation are averaged; through maps fixed points
     settings: {greedy: {pad: 4}}   # options of a peer that its user would choose for such images
 neighbours: {images: hippocampus/images, labels: hippocampus/labels, count: 20}   # instead of pairs: i ← i + 1
+base: ../hippocampus.yaml   # another manifest, whose entries hold where this one has none
 ```
 
 A key of a pair that stands beside `pairs` holds for all of them.
@@ -125,26 +126,32 @@ class Manifest:
     uncertainty: tuple[str, ...] = ()
 
 
-def read(path: str | Path, data: str | Path, *, methods: list[str] | None = None, check: bool = True) -> Manifest:
+def read(
+    path: str | Path,
+    data: str | Path,
+    *,
+    methods: list[str] | None = None,
+    pairs: str | Path | None = None,
+    check: bool = True,
+) -> Manifest:
     """Read a manifest.
 
     Args:
         path: the YAML file.
         data: the folder that its paths start from.
         methods: these contenders instead of the manifest's, as `NAME[:option=value…]`.
+        pairs: another manifest, whose pairs are taken instead.
         check: whether every image must exist.
 
     Raises:
         InputError: it cannot be read, an entry is unknown, or a file is missing.
     """
     path, data = Path(path), Path(data)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        name, entries = content.pop("name"), content.pop("pairs", None) or []
-    except FileNotFoundError as error:
-        raise InputError(f"There is no manifest {path}.") from error
-    except (yaml.YAMLError, AttributeError, KeyError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no manifest: it needs a name and pairs, as YAML.") from error
+    content = _content(path)
+    if pairs is not None:
+        content = {key: content[key] for key in ("name", "methods", *SETTINGS) if key in content}
+        content = {**_content(Path(pairs)), **content}
+    name, entries = content.pop("name"), content.pop("pairs", None) or []
     if "neighbours" in content:
         entries = [*entries, *_neighbours(data, **content.pop("neighbours"))]
     settings = {key: content.pop(key) for key in SETTINGS if key in content}
@@ -157,9 +164,23 @@ def read(path: str | Path, data: str | Path, *, methods: list[str] | None = None
     return manifest
 
 
+def _content(path: Path) -> dict[str, Any]:
+    """The entries of a file, over those of its base."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        base = content.pop("base", None)
+        if "name" not in content:
+            raise KeyError("name")
+    except FileNotFoundError as error:
+        raise InputError(f"There is no manifest {path}.") from error
+    except (yaml.YAMLError, AttributeError, KeyError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no manifest: it needs a name and pairs, as YAML.") from error
+    return content if base is None else {**_content(path.parent / base), **content}
+
+
 def contender(text: str) -> Contender:
     """`greedy:metric=NCC` or `ours:method=bspline:refine=50` as a contender; values are read as YAML."""
-    name, *options = text.split(":")
+    name, *options = re.split(r":(?! )", text)
     try:
         named = dict(option.split("=", 1) for option in options)
     except ValueError as error:
@@ -196,7 +217,7 @@ def _unique(names: list[str], path: Path, what: str) -> None:
         raise InputError(f"{path} names the {what} '{twice[0]}' twice.")
 
 
-def _neighbours(data: Path, images: str, labels: str, count: int) -> list[dict[str, Any]]:
+def _neighbours(data: Path, images: str, count: int, labels: str | None = None) -> list[dict[str, Any]]:
     folder = data / images
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}: give the folder of the data.")
@@ -206,8 +227,7 @@ def _neighbours(data: Path, images: str, labels: str, count: int) -> list[dict[s
             "name": f"{fixed.split('.')[0]}_from_{moving.split('.')[0]}",
             "fixed": f"{images}/{fixed}",
             "moving": f"{images}/{moving}",
-            "fixed_labels": f"{labels}/{fixed}",
-            "moving_labels": f"{labels}/{moving}",
+            **({"fixed_labels": f"{labels}/{fixed}", "moving_labels": f"{labels}/{moving}"} if labels else {}),
         }
         for fixed, moving in pairwise(names[: count + 1])
     ]

@@ -23,6 +23,7 @@ def benchmark(
     methods: Annotated[
         str | None, typer.Option(help="Instead of the manifests' methods: NAME[:option=value…], comma-separated.")
     ] = None,
+    pairs: Annotated[Path | None, typer.Option(help="Instead of the manifests' pairs: those of this one.")] = None,
     only: Annotated[str | None, typer.Option(help="Only these pairs, comma-separated.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of every method.")] = None,
     weights: Annotated[Path, typer.Option(help="Folder that the paths of weights start from.")] = Path(),
@@ -51,10 +52,10 @@ def benchmark(
     chosen = None if methods is None else methods.split(",")
     sets = []
     for path in manifests:
-        manifest = reading.read(path, data.absolute(), methods=chosen)
+        manifest = reading.read(path, data.absolute(), methods=chosen, pairs=pairs)
         if only is not None:
-            pairs = tuple(pair for pair in manifest.pairs if pair.name in only.split(","))
-            manifest = dataclasses.replace(manifest, pairs=pairs)
+            wanted = tuple(pair for pair in manifest.pairs if pair.name in only.split(","))
+            manifest = dataclasses.replace(manifest, pairs=wanted)
         if threads is not None:
             manifest = dataclasses.replace(manifest, threads=threads)
         sets.append(Benchmark(manifest, programs, output.absolute() / manifest.name, discard))

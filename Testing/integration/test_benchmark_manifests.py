@@ -1,0 +1,95 @@
+"""The manifests that ship: every one can be read, every method in it made, every weight trained."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+from RecurrentRegistrationLib import methods
+from RecurrentRegistrationLib.benchmark import manifest
+from RecurrentRegistrationLib.benchmark.programs import Programs
+from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.train import configuration
+
+ROOT = Path(__file__).parents[2]
+MANIFESTS = ROOT / "Testing" / "benchmarks" / "manifests"
+ABLATIONS = sorted((MANIFESTS / "ablations").glob("*.yaml"))
+CONFIGURATIONS = ROOT / "training" / "configs"
+DATA = ROOT.parent / "shared" / "data"
+ABLATED = {"rwcnet": 2, "avsm": 6, "riir": 12, "ran": 4, "r2n2": 1}  # tables and figures of each paper
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """A data folder with empty files where the ablations' pairs lie."""
+    folder = tmp_path_factory.mktemp("data")
+    for place in ("hippocampus/images", "hippocampus/labels", "brain_2d_oasis"):
+        (folder / place).mkdir(parents=True)
+        for name in ("a", "b"):
+            (folder / place / f"{name}.nrrd").touch()
+    return folder
+
+
+def test_every_ablation_of_the_papers_has_a_manifest():
+    counts = {name: sum(path.name.startswith(f"{name}_") for path in ABLATIONS) for name in ABLATED}
+    assert counts == ABLATED
+
+
+@lru_cache
+def is_network(name: str, dimension: int, options: str) -> bool:
+    """Whether a method can be made with options, and needs weights."""
+    return methods.create(name, dimension, **json.loads(options)).card.trained
+
+
+@pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)
+def test_ablations_can_be_made_and_trained(path, data):
+    found = manifest.read(path, data)
+    labels = [contender.label for contender in found.contenders]
+    assert found.name == path.stem
+    assert found.against in labels
+    assert len(labels) >= 2
+    dimension = 2 if found.pairs[0].fixed.parent.name == "brain_2d_oasis" else 3
+    for contender in found.contenders:
+        Programs().check(contender)
+        options = dict(contender.options)
+        assert is_network(options["method"], dimension, json.dumps(options.get("method_options", {})))
+        trained = CONFIGURATIONS / Path(options["weights"]).parent.with_suffix(".yaml")
+        assert Path(options["weights"]).name == "model.safetensors"
+        model = configuration.stages(configuration.read(trained))[-1][1]["model"]
+        assert model["method"] == options["method"]
+    assert len({json.dumps(contender.options) for contender in found.contenders}) == len(labels)
+
+
+def test_pairs_can_come_from_another_manifest(data, tmp_path):
+    (data / "x.nrrd").touch()
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump({"name": "mine", "pairs": [{"name": "p", "fixed": "x.nrrd", "moving": "x.nrrd"}]}))
+    found = manifest.read(MANIFESTS / "ablations" / "rwcnet_nlst.yaml", data, pairs=other)
+    assert (found.name, found.against, [pair.name for pair in found.pairs]) == ("rwcnet_nlst", "full", ["p"])
+    assert len(found.contenders) == 4
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"needs the real scans of {DATA}")
+@pytest.mark.parametrize("path", sorted(MANIFESTS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_file_of_the_real_pairs_exists(path):
+    assert manifest.read(path, DATA).pairs
+
+
+def test_options_of_a_method_are_read_as_yaml():
+    found = manifest.contender("ours:method=riir:steps=4:method_options={inputs: explicit}")
+    assert found.options == {"method": "riir", "steps": 4, "method_options": {"inputs": "explicit"}}
+    with pytest.raises(InputError, match="NAME:option=value"):
+        manifest.contender("greedy:metric")
+
+
+def test_labels_that_would_share_a_folder_are_refused(data, tmp_path):
+    file = tmp_path / "m.yaml"
+    pairs = [{"name": "p", "fixed": "hippocampus/images/a.nrrd", "moving": "hippocampus/images/b.nrrd"}]
+    file.write_text(yaml.safe_dump({"name": "m", "pairs": pairs, "methods": {"a b": "none", "a/b": "none"}}))
+    with pytest.raises(InputError, match="folder of the method 'a_b' twice"):
+        manifest.read(file, data)
