@@ -110,7 +110,7 @@ class RecurrentRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
 
         self.logic = RecurrentRegistrationLogic()
         self.logic.listeners.append(self.onEvent)
-        self._panel = Panel(self.ui, self.logic, self.update)
+        self._panel = Panel(self.ui, self.logic, self.update, self.tell)
         self._choices = [self._choice(name, *each) for name, each in fixedChoices().items()]
         self._run, self._steps = RunSection(self._panel), StepsSection(self._panel)
         self._sections = [MethodSection(self._panel), self._run, self._steps, ResultsSection(self._panel)]
@@ -205,15 +205,19 @@ class RecurrentRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
             self._run.showProgress()
 
     def onEvent(self, event):
-        """Give news of the worker to the sections."""
-        for section in self._sections:
-            if hasattr(section, "handle"):
-                section.handle(event)
+        """News of the worker."""
+        self.tell(event)
         if event["event"] in ("step", "log"):  # many: only what they change
             self._steps.showStep()
             self._run.showProgress()
         else:
             self.update()
+
+    def tell(self, event):
+        """Give an event to the sections that care."""
+        for section in self._sections:
+            if hasattr(section, "handle"):
+                section.handle(event)
 
     def onPackages(self):
         """Packages may have come: then the worker can warm up."""

@@ -19,13 +19,14 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(Path(__file__).parent), str(ROOT / "RecurrentRegistration")]
 
 import host as desktop
+import SimpleITK as sitk
 import slicer
 import slicer.util
 from PIL import Image, ImageDraw, ImageFont
 from slicer_scene import boot
-from views import SliceView, SpaceView
+from views import SliceView
 
-SIZE = (360, 400)
+SIZE = (420, 480)
 GAP = 4
 FOLDER = ROOT / "Resources" / "Screenshots"
 ORIENTATIONS = {"Red": "Axial", "Green": "Coronal", "Yellow": "Sagittal"}
@@ -36,31 +37,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("fixed", type=Path)
     parser.add_argument("moving", type=Path)
-    files = parser.parse_args()
+    parser.add_argument("--spacing", type=float, default=0.0, help="working resolution in mm; 0 for the default")
+    chosen = parser.parse_args()
     boot(Path(tempfile.mkdtemp()))
     desktop.install()
-    fixed, moving = (_loaded(path) for path in (files.fixed, files.moving))
+    fixed, moving = (_loaded(path) for path in (chosen.fixed, chosen.moving))
     panel = desktop.Host()
     widget = panel.open()
     parameters = widget._panel.parameters
+    parameters.spacing = chosen.spacing
     parameters.fixedVolume, parameters.movingVolume = fixed, moving
     views = {name: SliceView(name, orientation, SIZE, fixed) for name, orientation in ORIENTATIONS.items()}
-    space = SpaceView(SIZE)
     widget.ui.applyButton.click()
     panel.until(lambda: not widget.logic.busy, seconds=1800)
     FOLDER.mkdir(exist_ok=True)
     _steps(widget, views).save(FOLDER / "steps.png", optimize=True)
-    _window(panel, views, space).save(FOLDER / "panel.png", optimize=True)
+    _window(panel, views).save(FOLDER / "panel.png", optimize=True)
     panel.close()
 
 
 def _loaded(path: Path) -> Any:
-    volumes = slicer.modules.volumes.logic()
-    node = volumes.AddArchetypeVolume(str(path), path.name.partition(".")[0])
-    display = node.GetDisplayNode()
+    image = sitk.ReadImage(str(path))
+    node = slicer.util.addVolumeFromArray(sitk.GetArrayFromImage(image), name=path.name.partition(".")[0])
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    matrix[:3, 3] = image.GetOrigin()
+    node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(np.diag([-1, -1, 1, 1]) @ matrix))
     array = slicer.util.arrayFromVolume(node)
-    display.SetAutoWindowLevel(False)
-    display.SetWindowLevelMinMax(float(array.min()), float(np.percentile(array[array > array.min()], 99)))
+    node.GetDisplayNode().SetAutoWindowLevel(False)
+    node.GetDisplayNode().SetWindowLevelMinMax(float(array.min()), float(np.percentile(array[array > 0], 99)))
     return node
 
 
@@ -81,22 +86,30 @@ def _steps(widget: Any, views: dict[str, SliceView]) -> Image.Image:
     return _tiled(rows)
 
 
-def _window(panel: desktop.Host, views: dict[str, SliceView], space: SpaceView) -> Image.Image:
+def _window(panel: desktop.Host, views: dict[str, SliceView]) -> Image.Image:
     """The panel beside four views, after the last step was accepted."""
     widget = panel.widget
-    ui = widget.ui
-    ui.stepSlider.value = float(widget.logic.run.keptSteps[-1])
+    ui, run = widget.ui, widget.logic.run
+    ui.stepSlider.value = float(run.keptSteps[-1])
     ui.fadeSlider.value = 0.5
     ui.acceptButton.click()
-    panel.until(lambda: widget.logic.run.result is not None, seconds=300)
+    panel.until(lambda: run.result is not None and not widget.logic.busy, seconds=300)
+    over = [_labelled(views[name].picture(), "Moving over fixed") for name in ("Red", "Green")]
+    ui.fadeSlider.value = 1.0
     ui.gridBox.checked = True
-    pictures = [[views["Red"].picture(), space.picture()], [views["Green"].picture(), views["Yellow"].picture()]]
-    tiles = _tiled([[Image.fromarray(each) for each in row] for row in pictures])
-    panel.parent.resize(430, tiles.height)
+    grid = _labelled(views["Yellow"].picture(), "Moving, with the grid")
+    ui.gridBox.checked = False
+    ui.fadeSlider.value = 0.5
+    composite = slicer.mrmlScene.GetSingletonNode("Yellow", "vtkMRMLSliceCompositeNode")
+    composite.SetBackgroundVolumeID(run.result.jacobianNode.GetID())
+    composite.SetForegroundVolumeID(None)
+    volume = _labelled(views["Yellow"].picture(), "Volume change (Jacobian)")
+    tiles = _tiled([[over[0], grid], [over[1], volume]])
+    panel.parent.resize(460, max(tiles.height, panel.parent.sizeHint().height()))
     file = Path(tempfile.mkdtemp()) / "panel.png"
     panel.until(lambda: panel.parent.grab().save(str(file)))
     side = Image.open(file).convert("RGB")
-    whole = Image.new("RGB", (side.width + GAP + tiles.width, max(side.height, tiles.height)), "#efefef")
+    whole = Image.new("RGB", (side.width + GAP + tiles.width, max(side.height, tiles.height)), "black")
     whole.paste(side, (0, 0))
     whole.paste(tiles, (side.width + GAP, 0))
     return whole

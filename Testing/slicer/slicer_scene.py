@@ -82,6 +82,7 @@ def boot(folder: Path) -> Any:
             scene.AddNode(node)
         scene.GetNodeByID(f"vtkMRMLSliceNode{name}").SetOrientation(orientation)
     layout = slicer.vtkMRMLLayoutNode()
+    layout.SetSingletonTag("vtkMRMLLayoutNode")  # it survives a closed scene
     for number in (
         slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView,
         slicer.vtkMRMLLayoutNode.SlicerLayoutSideBySideView,

@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,10 @@ slicer = pytest.importorskip("slicer", reason="3D Slicer's core is not installed
 pytest.importorskip("slicer.util")
 pytest.importorskip("PySide6.QtUiTools", reason="Qt is not installed: pip install PySide6-Essentials")
 
-import host as desktop  # noqa: E402
-import vtk  # noqa: E402
-from RecurrentRegistrationSlicer.process import WorkerProcess, libraryFolder  # noqa: E402
-from slicer_scene import boot  # noqa: E402
+import host as desktop
+import vtk
+from RecurrentRegistrationSlicer.process import WorkerProcess, libraryFolder
+from slicer_scene import boot
 
 SIZE = (22, 20, 18)
 LONG = 400  # steps of a run that is disturbed before its end
@@ -424,6 +425,78 @@ def test_the_worker_killed_while_it_runs(panel, ui):
     ui.applyButton.click()
     panel.until(running(panel, 3))
     panel.until(idle(panel))
+
+
+def test_a_scene_saved_and_opened_again(panel, ui, tmp_path):
+    choose(ui, volume("Fixed"), volume("Moving", 2), steps=6)
+    parameters().makeInverse = True
+    ui.applyButton.click()
+    panel.until(running(panel, 3))
+    panel.until(idle(panel))
+    ui.acceptButton.click()
+    panel.until(lambda: panel.widget.logic.run.result is not None)
+    told, kept = ui.resultLabel.text, panel.widget.logic.run.keptSteps
+    assert slicer.mrmlScene.WriteToMRB(str(tmp_path / "scene.mrb"))
+    slicer.mrmlScene.Clear(False)
+    assert ui.fixedSelector.currentNode() is None
+    assert slicer.mrmlScene.ReadFromMRB(str(tmp_path / "scene.mrb"))
+    run = panel.widget.logic.run
+    assert run.state == "restored"
+    assert run.keptSteps == kept
+    assert ui.fixedSelector.currentNode().GetName() == "Fixed"
+    assert ui.inverseBox.checked
+    assert ui.stepsBox.value == 6
+    assert ui.resultLabel.text == told
+    ui.stepSlider.value = 1.0
+    assert run.selectedStep == 1
+    assert ui.revertButton.enabled
+    assert not ui.acceptButton.enabled  # the worker no longer holds it
+
+
+def test_twenty_runs_leave_nothing_behind(panel, ui):
+    choose(ui, volume("Fixed"), volume("Moving", 2), steps=2)
+    before, folder = nodes(), Path(slicer.app.temporaryPath)
+    for _ in range(20):
+        ui.applyButton.click()
+        panel.until(lambda: panel.widget.logic.run is not None and panel.widget.logic.run.state == "done")
+        ui.revertButton.click()
+        panel.until(idle(panel))
+    assert nodes() == before
+    assert len(list(folder.glob("RecurrentRegistration-*"))) == 1
+    panel.until(
+        lambda: not list(folder.glob("RecurrentRegistration-*/*"))
+    )  # the worker is asked to let go of them first
+
+
+def test_compare(panel, ui):
+    choose(ui, volume("Fixed"), volume("Moving", 2), steps=4)
+    ui.applyButton.click()
+    panel.until(running(panel, 3))
+    panel.until(idle(panel))
+    composite = slicer.mrmlScene.GetSingletonNode("Red", "vtkMRMLSliceCompositeNode")
+    ui.fadeSlider.value = 0.25
+    assert composite.GetForegroundOpacity() == 0.25
+    run = panel.widget.logic.run
+    for kind in ("checkerboard", "difference"):
+        ui.compareCombo.currentIndex = ui.compareCombo.findData(kind)
+        assert composite.GetBackgroundVolumeID() == run.referred("comparison").GetID()
+        assert not ui.fadeSlider.enabled
+    first = slicer.util.arrayFromVolume(run.referred("comparison")).copy()
+    ui.stepSlider.value = 0.0
+    assert not np.array_equal(first, slicer.util.arrayFromVolume(run.referred("comparison")))
+    ui.compareCombo.currentIndex = ui.compareCombo.findData("side by side")
+    yellow = slicer.mrmlScene.GetSingletonNode("Yellow", "vtkMRMLSliceCompositeNode")
+    assert yellow.GetBackgroundVolumeID() == run.movingNode.GetID()
+    ui.compareCombo.currentIndex = 0
+    assert composite.GetBackgroundVolumeID() == run.fixedNode.GetID()
+    assert run.referred("comparison") is None
+    ui.playButton.checked = True
+    panel.until(lambda: run.selectedStep == run.keptSteps[-1])
+    panel.until(lambda: not ui.playButton.checked)
+    ui.previewBox.checked = False
+    assert run.movingNode.GetParentTransformNode() is None
+    ui.previewBox.checked = True
+    assert run.movingNode.GetParentTransformNode() is not None
 
 
 def test_without_torch(panel, ui, monkeypatch):

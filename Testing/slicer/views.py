@@ -87,12 +87,11 @@ class SliceView(View):
         logics.AddItem(self.logic)
         super().__init__(node, size, slicer.vtkMRMLSliceViewDisplayableManagerFactory.GetInstance(), SLICE_MANAGERS)
         self.renderer.GetActiveCamera().ParallelProjectionOn()
-        mapper = vtk.vtkImageMapper()
-        mapper.SetColorWindow(255)
-        mapper.SetColorLevel(127.5)
-        mapper.SetInputConnection(self.logic.GetImageDataConnection())
+        self._mapper = vtk.vtkImageMapper()
+        self._mapper.SetColorWindow(255)
+        self._mapper.SetColorLevel(127.5)
         actor = vtk.vtkActor2D()
-        actor.SetMapper(mapper)
+        actor.SetMapper(self._mapper)
         actor.GetProperty().SetDisplayLocationToBackground()
         self.renderer.AddViewProp(actor)
         bounds = np.zeros(6)
@@ -103,6 +102,7 @@ class SliceView(View):
 
     def picture(self) -> np.ndarray:
         self.logic.UpdatePipeline()
+        self._mapper.SetInputConnection(self.logic.GetImageDataConnection())  # another one when volumes come or go
         return super().picture()
 
 

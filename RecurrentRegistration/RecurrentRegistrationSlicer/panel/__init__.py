@@ -22,6 +22,7 @@ class Panel:
         ui: the widgets of the .ui by their names.
         logic: the module's logic.
         changed: brings the whole panel up to date.
+        tell: gives an event to all sections.
         parameters: the parameter node; None while there is no scene.
         message: what was last told beside the progress bar.
     """
@@ -29,6 +30,7 @@ class Panel:
     ui: Any
     logic: Any
     changed: Callable[[], None]
+    tell: Callable[[dict], None]
     parameters: Any = None
     message: str = ""
 

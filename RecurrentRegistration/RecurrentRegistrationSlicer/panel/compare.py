@@ -41,18 +41,21 @@ class CompareSection:
             display.leaveSideBySide(run)
         elif self._shown:
             display.compare(run, None)
+        self._onFade()
         self._shown = box.itemData(box.currentIndex)
         if self._shown == SIDE_BY_SIDE:
-            display.showSideBySide(run)
+            self._panel.attempt(display.showSideBySide, run)
         elif self._shown:
-            display.compare(run, self._shown)
+            self._panel.attempt(display.compare, run, self._shown)
         self.update()
 
     def handle(self, event: dict) -> None:
-        """A comparison is of the step that is shown."""
-        run = self._panel.logic.run
-        if event["event"] in ("step", "result") and run is not None and self._shown not in ("", SIDE_BY_SIDE):
+        """A comparison is of the step that is shown; it takes too long to be made anew while steps come in."""
+        run, kinds = self._panel.logic.run, ("selected", "done", "cancelled", "result")
+        if event["event"] in kinds and run is not None and self._shown not in ("", SIDE_BY_SIDE):
             display.compare(run, self._shown)
+        elif event["event"] == "phase" and event["name"] == "read":
+            self._onFade()
 
     def _onFade(self) -> None:
         display.setFade(self._panel.ui.fadeSlider.value)

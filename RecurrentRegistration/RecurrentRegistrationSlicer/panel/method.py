@@ -1,7 +1,11 @@
 """Preset, method with its card, device, and the memory it takes."""
 
+import contextlib
+import json
+
 from slicer.i18n import tr as _
 
+from RecurrentRegistrationSlicer import setup
 from RecurrentRegistrationSlicer.panel.choices import Choice
 from RecurrentRegistrationSlicer.panel.parameters import settings
 
@@ -69,5 +73,17 @@ def cardText(card: dict) -> str:
     sizes = {int(d): n for d, n in (card.get("parameters") or {}).items()}
     if sizes:
         facts.append(_("{size:.2f} million parameters").format(size=max(sizes.values()) / 1e6))
-    facts.append(_("needs trained weights") if card["trained"] else _("needs no training"))
+    facts.append(weightsText(card["name"]) if card["trained"] else _("needs no training"))
     return "<br>".join([*lines, ", ".join(facts)])
+
+
+def weightsText(method: str) -> str:
+    """Which weights of a trained method are on this computer."""
+    present = []
+    for file in setup.weightsFolder().glob(f"*/{setup.CARD}"):
+        with contextlib.suppress(OSError, ValueError):  # Setup tells of damaged ones
+            if json.loads(file.read_text(encoding="utf-8")).get("method") == method:
+                present.append(file.parent.name)
+    if not present:
+        return _("needs weights, and none are on this computer: choose a file below")
+    return _("weights on this computer: {names}").format(names=", ".join(sorted(present)))

@@ -42,8 +42,9 @@ class RunSection:
         """Show the phase, the step and the time."""
         ui, run = self._panel.ui, self._panel.logic.run
         if run is not None:
-            ui.progressBar.maximum = max(1, run.planned)
-            ui.progressBar.value = min(run.made, max(1, run.planned))
+            planned = max(1, run.planned if run.isRunning else run.made)  # a method may end before its last step
+            ui.progressBar.maximum = planned
+            ui.progressBar.value = min(run.made, planned)
             ui.progressBar.format = progressText(run)
         else:
             ui.progressBar.value = 0
@@ -81,8 +82,10 @@ def progressText(run) -> str:
     """Phase, step, and seconds."""
     working = run.state in ("starting", "running")
     words = [phaseText(run.phase) if working else _("Finished")]
-    if run.planned:
+    if working and run.planned:
         words.append(_("step {made} of {planned}").format(made=run.made, planned=run.planned))
+    else:
+        words.append(_("{made} steps").format(made=run.made))
     return " · ".join([*words, f"{run.elapsed:.0f} s"])
 
 

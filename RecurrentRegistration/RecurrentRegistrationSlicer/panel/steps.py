@@ -86,6 +86,7 @@ class StepsSection:
         if self._panel.logic.run is not None:
             self._panel.logic.selectStep(round(self._panel.ui.stepSlider.value))
             self.showStep()
+            self._panel.tell({"event": "selected"})
 
     def _onPlay(self) -> None:
         if self._panel.ui.playButton.checked:
