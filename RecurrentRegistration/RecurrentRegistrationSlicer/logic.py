@@ -111,12 +111,16 @@ class RegistrationLogic:
 
     def shutdown(self) -> None:
         """End the process, delete temporary files, leave the scene alone."""
-        self._observer.stop()
+        self.disconnect()
         self._worker.close()
         self._served, self._waiting = {}, []
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
         self._folder = None
+
+    def disconnect(self) -> None:
+        """Hear nothing more of the scene."""
+        self._observer.stop()
 
     # ---- runs
 
@@ -392,7 +396,9 @@ class RegistrationLogic:
             return
         with self._observer.paused():
             steps = run.steps
-            if steps is None:
+            if steps is None:  # the first step, or somebody has removed them
+                for role in ("browser", "sequence", "stepTransform"):
+                    results.removeNode(run.referred(role))
                 steps = Steps.create(run.node.GetName())
                 run.refer("sequence", steps.sequenceNode)
                 run.refer("browser", steps.browserNode)

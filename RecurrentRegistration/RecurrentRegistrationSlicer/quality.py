@@ -76,6 +76,8 @@ class Progress:
 
     def _create(self) -> Any:
         name = self._runNode.GetName()
+        for role in (*CURVES, "marks", "marksSeries", "chart"):  # left where somebody has removed the table
+            slicer.mrmlScene.RemoveNode(self._runNode.GetNodeReference(role))
         table, marks = (_add("vtkMRMLTableNode", f"{name}: {what}") for what in ("table of steps", "marks"))
         chart = _add("vtkMRMLPlotChartNode", f"{name}: chart")
         chart.SetXAxisTitle("Step")

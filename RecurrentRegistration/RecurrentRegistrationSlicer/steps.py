@@ -91,10 +91,9 @@ class Steps:
     def _keep(self, index: int, vectors: np.ndarray, lattice: np.ndarray, basis: np.ndarray) -> None:
         node = self.sequenceNode.SetDataNodeAtValue(slicer.vtkMRMLTransformNode(), str(index))
         node.SetName(self.sequenceNode.GetName())
+        node.SetAttribute(ROLE, "step")  # the node that shows a step takes over its attributes
         node.SetAndObserveTransformFromParent(gridTransform(Field(vectors, lattice), basis))
 
     def _show(self) -> None:
         logic = slicer.modules.sequences.logic()
         logic.AddSynchronizedNode(self.sequenceNode, None, self.browserNode)
-        self.browserNode.SetPlaybackActive(False)
-        self.transformNode.SetAttribute(ROLE, "step")
