@@ -27,7 +27,7 @@ def train(
     Writes checkpoints, logs and model.safetensors with model.json. Stopped at any moment, it goes on with --resume.
     """
     try:
-        import lightning  # noqa: F401
+        from lightning.pytorch.utilities import rank_zero_only
 
         from RecurrentRegistrationLib.train.run import Work
         from RecurrentRegistrationLib.train.run import train as run
@@ -37,4 +37,4 @@ def train(
         raise InputError("Training needs more packages: pip install 'RecurrentRegistrationLib[train]'.") from error
     folder = output or Path("runs") / config.parent.name / config.stem
     weights = run(Work(config, folder, tuple(context.args), fast_dev_run, resume, save_every))
-    print(weights or f"{config} can be trained.")
+    rank_zero_only(print)(weights or f"{config} can be trained.")

@@ -17,6 +17,11 @@ class StopOnNaN(Callback):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._batch: Any = None
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Remember the batch."""
+        self._batch = batch
 
     def on_before_backward(self, trainer: Trainer, pl_module: Any, loss: torch.Tensor) -> None:
         """Raises InputError with the name of the file."""
@@ -24,7 +29,7 @@ class StopOnNaN(Callback):
             return
         path = self.folder / f"bad_batch_{trainer.global_step}_{trainer.global_rank}.pt"
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"step": trainer.global_step, "loss": loss.item(), "batch": pl_module.last_batch}, path)
+        torch.save({"step": trainer.global_step, "loss": loss.item(), "batch": self._batch}, path)
         raise InputError(
             f"The loss is {loss.item()} at step {trainer.global_step}: the batch is in {path}; look at its images, or "
             "lower the learning rate and resume."

@@ -104,16 +104,15 @@ class ImagePairs(PairData):
         collection = self.source.collect()
         divided = divide(collection, self.split)
         self.subjects = {part: sorted({case.subject for case in divided[part]}) for part in PARTS}
+        # Pairs come first: what is wrong with them should not wait until all cases are read.
+        found = {TRAIN: pairs(divided[TRAIN], self.pairing, collection, TRAIN)}
+        if divided[VALIDATION]:
+            listed: Pairing = "listed" if VALIDATION in collection.pairs else self.pairing
+            pairing = self.validation_pairing or listed
+            found[VALIDATION] = pairs(divided[VALIDATION], pairing, collection, VALIDATION)
         used = [case for part in (TRAIN, VALIDATION) for case in divided[part]]
         self.store = Store(used, self.reader, cache=self.cache, folder=self.cache_folder, on_bad=self.on_bad)
-        for part in (TRAIN, VALIDATION):
-            cases = [case for case in divided[part] if case.name not in self.store.bad]
-            pairing = self.pairing
-            if part == VALIDATION:
-                listed: Pairing = "listed" if VALIDATION in collection.pairs else self.pairing
-                pairing = self.validation_pairing or listed
-            if part == TRAIN or cases:
-                self.names[part] = self._matching(pairs(cases, pairing, collection, part))
+        self.names = {part: self._matching(names) for part, names in found.items()}
         self.names[VALIDATION] = spread(self.names.get(VALIDATION, []), self.validation_pairs)
         self.training = DrawnPairs(self, self.names[TRAIN])
         self.validating = ListedPairs(self.store, self.names[VALIDATION])
@@ -122,9 +121,11 @@ class ImagePairs(PairData):
         log.info("Subjects: %s; training pairs: %d.", counts, len(self.names[TRAIN]))
 
     def _matching(self, found: list[Names]) -> list[Names]:
-        """The pairs whose cases fit each other; the shapes of all cases are compared with the first's."""
+        """The pairs whose cases fit each other; those of cases that were left out go with them."""
         kept = []
         for fixed, moving in found:
+            if fixed in self.store.bad or moving in self.store.bad:
+                continue
             why = self._mismatch(fixed, moving)
             if why and self.on_bad == "refuse":
                 raise InputError(f"The cases {fixed} and {moving} cannot form a pair: {why}.")

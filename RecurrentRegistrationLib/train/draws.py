@@ -50,13 +50,13 @@ def loader(data: Dataset, batches: Sampler[list[int]], workers: int) -> Loader:
 
 
 class InOrder(Sampler[list[int]]):
-    """Each item once, one in a batch, those of process r of w."""
+    """Each item once, one in a batch, those of process r of w; the first ones again where a process has one less."""
 
     def __init__(self, count: int, *, process: int = 0, processes: int = 1) -> None:
-        self.items = range(process, count, processes)
+        self.items = [n % count for n in range(process, -(-count // processes) * processes, processes)]
 
     def __iter__(self) -> Iterator[list[int]]:
-        return iter([[n] for n in self.items])
+        return ([n] for n in self.items)
 
     def __len__(self) -> int:
         return len(self.items)

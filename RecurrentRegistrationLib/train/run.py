@@ -48,6 +48,7 @@ SAID_ANYWAY = (
     ".*isinstance.treespec, LeafSpec",
     ".*does not have many workers",
     "The number of training batches",
+    "Total length of `list`",
     ".*exists and is not empty",
 )
 

@@ -1,0 +1,82 @@
+"""Every configuration of `training/configs` makes one step of each of its stages on made data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.train import configuration
+from RecurrentRegistrationLib.train.run import Work, train
+
+ROOT = Path(__file__).parents[2] / "training" / "configs"
+CONFIGS = sorted(ROOT.rglob("*.yaml"))
+VALIDATED = {"riir/oasis", "rwcnet/nlst_lapirn", "r2n2/lung_2dt", "avsm/oai_cross_subject_voxelmorph"}
+
+# Narrow networks and few turns: the dry run asks whether a configuration fits together, not whether it is fast.
+NARROW = {
+    "rwcnet": ("options.features=4", "options.hidden=8"),
+    "r2n2": ("options.channels=[2,4,4,8]", "steps=2"),
+    "lapirn": ("options.channels=4",),
+    "gradirn": ("options.channels=4",),
+    "riir": ("options.width=4", "options.hidden=[4,4]"),
+}
+
+
+def narrow(path: Path) -> list[str]:
+    """What makes a configuration's network small."""
+    model = configuration.read(path)["model"]
+    settings = list(NARROW.get(model["method"], ()))
+    if model["method"] == "rwcnet" and not model["options"].get("single_resolution"):
+        settings.append("options.steps=[1,1,1]")
+    return [f"--model.{setting}" for setting in settings]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT).with_suffix("")))
+def test_makes_a_step(path: Path, tmp_path: Path) -> None:
+    overrides = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--model.checkpoint=false"]
+    if str(path.relative_to(ROOT).with_suffix("")) not in VALIDATED:
+        overrides.append("--data.init_args.validation_pairs=0")
+    torch.set_num_threads(1)
+    assert train(Work(path, tmp_path / "none", (*overrides, *narrow(path)), dry=True)) is None
+    assert not (tmp_path / "none").exists(), "a dry run keeps nothing"
+
+
+def test_there_is_one_for_every_table() -> None:
+    counts = {folder.name: len(list(folder.glob("*.yaml"))) for folder in ROOT.iterdir() if folder.is_dir()}
+    assert counts.keys() >= {"rwcnet", "avsm", "riir", "ran", "r2n2", "synthetic"}
+    for name in ("rwcnet/nlst", "rwcnet/ablation_no_correlation", "riir/oasis_fraction_05", "avsm/oai_cross_subject"):
+        assert (ROOT / f"{name}.yaml").exists()
+
+
+def test_bases_are_merged_and_stages_inherit(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("a: {x: 1, y: 2}\nlosses: [1, 2]\ndata: {class_path: A, init_args: {n: 1}}\n")
+    (tmp_path / "own.yaml").write_text(
+        "base: base.yaml\na: {y: 3}\nlosses: [3]\ndata: {init_args: {m: 2}}\n"
+        "stages: [{name: first, a: {z: 4}}, {name: second, data: {class_path: B}}]\n"
+    )
+    tree = configuration.read(tmp_path / "own.yaml")
+    assert (tree["a"], tree["losses"]) == ({"x": 1, "y": 3}, [3])
+    (first, one), (second, two) = configuration.stages(tree)
+    assert (first, second) == ("first", "second")
+    assert one["a"] == {"x": 1, "y": 3, "z": 4}
+    assert one["data"] == {"class_path": "A", "init_args": {"n": 1, "m": 2}}
+    assert two["data"] == {"class_path": "B"}, "another class has other arguments"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("base: config.yaml", "stands on itself"),
+        ("- 1", "no settings"),
+        ("a: [", "no YAML"),
+        ("base: no.yaml", "no.yaml"),
+    ],
+)
+def test_says_what_is_wrong_with_a_file(text: str, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(InputError, match=sentence):
+        configuration.read(tmp_path / "config.yaml")
