@@ -158,8 +158,9 @@ class RecurrentRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
 
     def initializeParameterNode(self):
         """Bind the parameters, and choose the first two volumes of the scene where none is chosen."""
-        self.setParameterNode(self.logic.getParameterNode())
-        parameters = self._panel.parameters
+        parameters = self.logic.getParameterNode()
+        if self._panel.parameters is None or self._panel.parameters.parameterNode is not parameters.parameterNode:
+            self.setParameterNode(parameters)
         volumes = [n for n in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if not n.GetHideFromEditors()]
         volumes = [node for node in volumes if node.GetClassName() == "vtkMRMLScalarVolumeNode"]
         if parameters.fixedVolume is None and parameters.movingVolume is None and len(volumes) == 2:
@@ -223,7 +224,7 @@ class RecurrentRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         """Packages may have come: then the worker can warm up."""
         self._run.lookForPackages()
         if self._entered and self._run.ready:
-            self.logic.startWorker()
+            self._panel.attempt(self.logic.startWorker)
         self.update()
 
     def update(self):

@@ -7,7 +7,6 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -451,21 +450,6 @@ def test_a_scene_saved_and_opened_again(panel, ui, tmp_path):
     assert run.selectedStep == 1
     assert ui.revertButton.enabled
     assert not ui.acceptButton.enabled  # the worker no longer holds it
-
-
-def test_twenty_runs_leave_nothing_behind(panel, ui):
-    choose(ui, volume("Fixed"), volume("Moving", 2), steps=2)
-    before, folder = nodes(), Path(slicer.app.temporaryPath)
-    for _ in range(20):
-        ui.applyButton.click()
-        panel.until(lambda: panel.widget.logic.run is not None and panel.widget.logic.run.state == "done")
-        ui.revertButton.click()
-        panel.until(idle(panel))
-    assert nodes() == before
-    assert len(list(folder.glob("RecurrentRegistration-*"))) == 1
-    panel.until(
-        lambda: not list(folder.glob("RecurrentRegistration-*/*"))
-    )  # the worker is asked to let go of them first
 
 
 def test_compare(panel, ui):

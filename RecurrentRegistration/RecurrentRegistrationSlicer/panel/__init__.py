@@ -36,15 +36,15 @@ class Panel:
 
     def attempt(self, action: Callable[..., Any], *arguments: Any, **settings: Any) -> bool:
         """Call an action of the logic; what forbids it is told in the panel. Whether it was done."""
+        error = ""
         self.message = ""
         try:
             action(*arguments, **settings)
-        except RegistrationError as error:
-            self.message = str(error)
-        except (OSError, RuntimeError) as error:  # of writing the worker's files, by Python or by ITK
-            reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[-1]
-            self.message = _("Temporary files cannot be written ({reason}): make room on the disk.").format(
-                reason=reason
-            )
+        except RegistrationError as problem:
+            error = str(problem)
+        except (OSError, RuntimeError) as problem:  # of writing the worker's files, by Python or by ITK
+            reason = getattr(problem, "strerror", None) or str(problem).strip().splitlines()[-1]
+            error = _("Temporary files cannot be written ({reason}): make room on the disk.").format(reason=reason)
+        self.message = error or self.message
         self.changed()
-        return not self.message
+        return not error

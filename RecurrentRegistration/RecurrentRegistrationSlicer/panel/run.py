@@ -71,7 +71,9 @@ class RunSection:
         parameters, logic = self._panel.parameters, self._panel.logic
         self._panel.ui.logText.clear()
         volumes = parameters.fixedVolume, parameters.movingVolume
-        self._panel.attempt(logic.registerVolumes, *volumes, wait=False, **settings(parameters))
+        if self._panel.attempt(logic.registerVolumes, *volumes, wait=False, **settings(parameters)):
+            self._panel.message = ""  # that an earlier run made room
+            self.showProgress()
 
     def _onCancel(self) -> None:
         self._panel.attempt(self._panel.logic.cancel)
