@@ -120,20 +120,16 @@ def _write(array: np.ndarray, index: np.ndarray, path: Path, frame: Frame) -> No
 
 def _labels(segmentationNode) -> tuple[np.ndarray, np.ndarray]:
     """All segments of a segmentation in one array, and its matrix from index to the world, LPS."""
-    segmentation = slicer.vtkSegmentation()  # a copy: the node does not get a representation that it did not have
-    segmentation.DeepCopy(segmentationNode.GetSegmentation())
-    binary = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
-    if segmentation.GetNumberOfSegments() == 0 or not segmentation.CreateRepresentation(binary):
-        raise RegistrationError(f"The segmentation '{segmentationNode.GetName()}' is empty: draw a segment.")
+    empty = RegistrationError(f"The segmentation '{segmentationNode.GetName()}' is empty: draw a segment.")
+    copy = slicer.vtkMRMLSegmentationNode()  # the node itself shall not get a representation that it did not have
+    copy.GetSegmentation().DeepCopy(segmentationNode.GetSegmentation())
+    if copy.GetSegmentation().GetNumberOfSegments() == 0 or not copy.CreateBinaryLabelmapRepresentation():
+        raise empty
     merged = slicer.vtkOrientedImageData()
-    segments = vtk.vtkStringArray()
-    for n in range(segmentation.GetNumberOfSegments()):
-        segments.InsertNextValue(segmentation.GetNthSegmentID(n))
-    extent = slicer.vtkSegmentation.EXTENT_UNION_OF_EFFECTIVE_SEGMENTS
-    segmentation.GenerateMergedLabelmap(merged, extent, None, segments, None)
+    copy.GenerateMergedLabelmapForAllSegments(merged, slicer.vtkSegmentation.EXTENT_UNION_OF_EFFECTIVE_SEGMENTS)
     scalars = merged.GetPointData().GetScalars()
     if scalars is None or scalars.GetNumberOfTuples() == 0:
-        raise RegistrationError(f"The segmentation '{segmentationNode.GetName()}' is empty: draw a segment.")
+        raise empty
     first, matrix = np.array(merged.GetExtent())[::2], vtk.vtkMatrix4x4()
     merged.GetImageToWorldMatrix(matrix)
     shift = np.eye(4)
