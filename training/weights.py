@@ -3,8 +3,9 @@
     python training/weights.py training/weights/hippocampus-voxelmorph.yaml --data ../shared/data
 
 A pair is two subjects drawn at random. Both go through the preparation of `register` and onto a lattice of one size
-around the fixed image, the moving one through a random affine map, so that the network works with and without a linear
-stage before it. The last subjects of the sorted list are held back: they are never read here.
+around the fixed image, which shows no more of the moving one than its own box, as in `register`. The linear stage is
+stood for by the middles of the labels and a random affine map. The last subjects of the sorted list are held back: they
+are never read here.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Configuration:
         classes: label values.
         held_back: subjects at the end of the sorted list that are kept for measuring.
         validation: subjects before them that are not trained on either; their Dice is printed on the way.
-        size: of the lattice (i, j, k).
+        size: of the lattice (i, j, k), whose place around the fixed image varies.
         spacing: of the lattice, millimetres.
         iterations: of AdamW.
         batch: pairs in an iteration.
@@ -103,10 +104,11 @@ class Configuration:
 
 @dataclass(frozen=True)
 class Subject:
-    """An image in [0, 1] and one map for each label, `[1, 1 + labels, *S]`, and their lattice."""
+    """An image in [0, 1], 1 for its box and one map for each label, `[1, 2 + labels, *S]`, with lattice and middle."""
 
     values: Tensor
     grid: Grid
+    middle: np.ndarray
 
     @classmethod
     def read(cls, image: Path, classes: tuple[int, ...], spacing: float) -> Subject:
@@ -115,14 +117,16 @@ class Subject:
         prepared: Prepared = prepare(volume, None, PRESETS["mr"])
         maps = [torch.from_numpy((labels.array == value).astype(np.float32))[None] for value in classes]
         target = volume.grid.resampled([spacing] * 3)
-        values = torch.cat([antialiased(v, volume.grid, target) for v in (prepared.values, *maps)], dim=1)
-        return cls(values, volume.grid)
+        smooth = [antialiased(v, volume.grid, target) for v in (prepared.values, *maps)]
+        values = torch.cat([smooth[0], torch.ones_like(smooth[0]), *smooth[1:]], dim=1)
+        middle = np.argwhere(labels.array[0] > 0).mean(axis=0)[::-1]
+        return cls(values, volume.grid, volume.grid.physical(middle))
 
-    def lattice(self, size: tuple[int, ...], spacing: float) -> Grid:
-        """One of `size` with the same middle and axes."""
+    def lattice(self, size: tuple[int, ...], spacing: float, shift: np.ndarray | float = 0.0) -> Grid:
+        """One of `size` with the same axes, its middle `shift` voxels beside the image's."""
         middle = self.grid.physical((np.array(self.grid.size) - 1) / 2)
         axes = np.array(self.grid.direction).reshape(3, 3)
-        origin = middle - axes @ ((np.array(size) - 1) / 2 * spacing)
+        origin = middle - axes @ (((np.array(size) - 1) / 2 - shift) * spacing)
         return Grid(tuple(size), (spacing,) * 3, tuple(origin.tolist()), self.grid.direction)
 
     def onto(self, target: Grid, matrix: np.ndarray | None = None) -> Tensor:
@@ -143,23 +147,30 @@ def random_affine(centre: np.ndarray, how: Configuration, generator: np.random.G
     return matrix
 
 
+def pair(fixed: Subject, moving: Subject, target: Grid, matrix: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Fixed and moving image with their label maps, `[1, 1 + labels, *S]`; the images end where the fixed one does.
+
+    The matrix acts around the middle of the fixed labels, which first goes to that of the moving ones.
+    """
+    onto = np.eye(4)
+    onto[:3, 3] = moving.middle - fixed.middle
+    first, second = fixed.onto(target), moving.onto(target, onto @ matrix)
+    second[:, :1] *= first[:, 1:2]
+    seen = [0, *range(2, first.shape[1])]
+    return first[:, seen], second[:, seen]
+
+
 def draw(subjects: list[Subject], how: Configuration, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Fixed and moving images with their label maps, `[batch, 1 + labels, *S]`."""
-    pairs = [_pair(subjects, how, generator) for _ in range(how.batch)]
-    fixed, moving = (torch.cat(images) for images in zip(*pairs, strict=True))
-    return fixed, moving
-
-
-def _pair(subjects: list[Subject], how: Configuration, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
-    first, second = generator.choice(len(subjects), 2, replace=False)
-    target = subjects[first].lattice(how.size, how.spacing)
-    centre = target.physical((np.array(target.size) - 1) / 2)
-    pose = random_affine(centre, how, generator)
-    fixed = subjects[first].onto(target, pose)
-    moving = subjects[second].onto(target, pose @ random_affine(centre, how, generator))
-    for values in (fixed, moving):
-        values[:, :1] = values[:, :1].clamp(0, 1) ** math.exp(generator.normal(0, how.gamma))
-    return fixed, moving
+    """Random pairs: fixed and moving images with their label maps, `[batch, 1 + labels, *S]`."""
+    pairs = []
+    for _ in range(how.batch):
+        first, second = (subjects[n] for n in generator.choice(len(subjects), 2, replace=False))
+        target = first.lattice(how.size, how.spacing, generator.integers(-2, 3, 3))
+        fixed, moving = pair(first, second, target, random_affine(first.middle, how, generator))
+        for values in (fixed, moving):
+            values[:, :1] = values[:, :1].clamp(0, 1) ** math.exp(generator.normal(0, how.gamma))
+        pairs.append((fixed, moving))
+    return tuple(torch.cat(images) for images in zip(*pairs, strict=True))  # type: ignore[return-value]
 
 
 def soft_dice(a: Tensor, b: Tensor) -> Tensor:
@@ -221,13 +232,11 @@ def seen(method: Method, values: Tensor) -> Tensor:
 
 @torch.no_grad()
 def validated(method: Method, subjects: list[Subject], how: Configuration) -> tuple[float, float, float]:
-    """Mean Dice of neighbours as given and after, on the working lattice, and folding in per cent."""
+    """Mean Dice of neighbours with the same middle and after, on the working lattice, and folding in per cent."""
     method.eval()
-    targets = [subject.lattice(how.size, how.spacing) for subject in subjects[::2]]
-    fixed, moving = (
-        torch.cat([subject.onto(target) for subject, target in zip(subjects[first::2], targets, strict=True)])
-        for first in (0, 1)
-    )
+    neighbours = zip(subjects[::2], subjects[1::2], strict=True)
+    pairs = [pair(first, second, first.lattice(how.size, how.spacing), np.eye(4)) for first, second in neighbours]
+    fixed, moving = (torch.cat(images) for images in zip(*pairs, strict=True))
     *_, last = method.steps(seen(method, fixed), seen(method, moving), count=how.steps)
     warped = spatial.warp(moving, last.displacement)
     before, after = (

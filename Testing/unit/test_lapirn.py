@@ -45,3 +45,9 @@ def test_a_finer_level_sees_the_warped_moving_image():
     half = torch.nn.functional.avg_pool2d(moving, 3, 2, 1, count_include_pad=False)
     expected = spatial.warp(half, spatial.resize_displacement(steps[0].values, half.shape[2:]))
     torch.testing.assert_close(seen[0][:, :1], expected)
+
+
+def test_parameters_of_each_level():
+    """The published network's, with 28 channels."""
+    counts = [sum(p.numel() for p in level.parameters()) for level in methods.create("lapirn", 3).levels]
+    assert [sum(counts[: n + 1]) for n in range(3)] == [306_404, 615_076, 923_748]

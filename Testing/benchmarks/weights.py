@@ -1,0 +1,191 @@
+"""Do the weights that ship pay? Register pairs that they never saw, beside the training-free default and ANTs SyN.
+
+    python Testing/benchmarks/weights.py --data ../shared/data [NAME …] [--threads 2] [--pairs N] [--write]
+
+Each set of weights names the subjects that it was not trained on; neighbours among them are pairs. The linear stage is
+part of every time; SyN's is that of its whole process, reading and writing included. The last line follows the
+recurrence step by step, also beyond the number of steps of the training. `--write` puts the numbers on the cards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import json
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from RecurrentRegistrationLib import registration, zoo
+from RecurrentRegistrationLib.metrics.overlap import dice
+from RecurrentRegistrationLib.registration import Options
+from RecurrentRegistrationLib.transform import Transform
+from RecurrentRegistrationLib.volume import Volume, resample
+
+HERE = Path(__file__).parent
+
+
+REFINEMENT = 10
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Of the command line: data folder, the peers' Python, pairs at most, steps beyond the training's, threads."""
+
+    data: Path
+    python: Path
+    pairs: int | None
+    extra: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class Case:
+    """Two images and their label maps."""
+
+    files: tuple[Path, Path]
+    images: tuple[Volume, Volume]
+    labels: tuple[Volume, Volume]
+
+
+@dataclass(frozen=True)
+class Result:
+    """Of one registration: mean Dice over labels, folded voxels in per cent, wall and processor seconds."""
+
+    dice: float
+    folding: float
+    seconds: float
+    processor: float
+
+
+def cases(names: Sequence[str], arguments: Arguments) -> list[Case]:
+    """Neighbours among images below the data folder, with the maps of `labels` beside `images`."""
+    files = [arguments.data / name for name in names]
+    pairs = list(zip(files[::2], files[1::2], strict=False))[: arguments.pairs]
+    return [
+        Case(
+            pair,
+            tuple(Volume.read(file) for file in pair),  # type: ignore[arg-type]
+            tuple(Volume.read(file.parents[1] / "labels" / file.name) for file in pair),  # type: ignore[arg-type]
+        )
+        for pair in pairs
+    ]
+
+
+def overlap(transform: Transform, case: Case) -> float:
+    """Mean Dice of the labels, pulled by nearest neighbour."""
+    fixed, moving = case.labels
+    warped = resample(moving.to_sitk(), fixed.grid, transform.to_sitk(), interpolation="nearest")
+    return float(np.mean(list(dice(fixed.array[0], Volume.from_sitk(warped).array[0]).values())))
+
+
+def default(case: Case) -> Result:
+    """By `register` as it is, without weights."""
+    began, processor = time.perf_counter(), time.process_time()
+    found = registration.register(*case.images)
+    seconds, processor = time.perf_counter() - began, time.process_time() - processor
+    return Result(overlap(found.transform, case), found.report["folding"], seconds, processor)
+
+
+def weighted(case: Case, model: zoo.Model, extra: int) -> tuple[Result, Result, list[float]]:
+    """With weights, then refined, and Dice after the linear stage and each step of the method and `extra` more."""
+    began, processor = time.perf_counter(), time.process_time()
+
+    def result(run: registration.Run) -> Result:
+        found = run.result()
+        seconds, spent = time.perf_counter() - began, time.process_time() - processor
+        return Result(overlap(found.transform, case), found.report["folding"], seconds, spent)
+
+    run = registration.start(*case.images, options=Options(weights=model.name))
+    made = list(run)
+    plain = result(run)
+    last_linear = max(n for n, step in enumerate(made) if not step.values.any())
+    list(run.refine(REFINEMENT))
+    refined = result(run)
+    run.go_back(made[-1])
+    made += run.extend(extra)
+    return plain, refined, [overlap(run.transform_at(step), case) for step in made[last_linear:]]
+
+
+def syn(case: Case, python: Path) -> Result:
+    """By ANTs SyN with its defaults, in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        adapter = [str(python), str(HERE / "peers" / "ants_syn.py"), *map(str, case.files), "-o", folder]
+        cost = Path(folder) / "cost.json"
+        command = ["python3", str(HERE / "measure.py"), str(cost), *adapter, "--modality", "mr", "--initial", "header"]
+        subprocess.run(command, check=True, capture_output=True)
+        spent = json.loads(cost.read_text())
+        transform = Transform.read(Path(folder) / "displacement.nrrd")
+    folded = 100 * (transform.jacobian_determinant(case.images[0].grid) <= 0).float().mean().item()
+    return Result(overlap(transform, case), folded, spent["seconds"], spent["cpu_seconds"])
+
+
+def mean(results: list[Result]) -> Result:
+    """Over pairs."""
+    return Result(*np.mean([dataclasses.astuple(result) for result in results], axis=0).tolist())
+
+
+def row(name: str, result: Result) -> str:
+    """A line of the table."""
+    numbers = f"{result.dice:.4f} | {result.folding:.3f} | {result.seconds:.2f} | {result.processor:.2f}"
+    return f"| {name} | {numbers} |"
+
+
+@functools.cache
+def without_weights(files: tuple[str, ...], arguments: Arguments) -> dict[str, Result]:
+    """What the default and SyN reach, once for all weights with the same held-back images."""
+    pairs = cases(files, arguments)
+    found = {"default": mean([default(case) for case in pairs])}
+    if arguments.python.exists():
+        found["ANTs SyN"] = mean([syn(case, arguments.python) for case in pairs])
+    return found
+
+
+def measured(model: zoo.Model, arguments: Arguments) -> dict[str, object]:
+    """Print the table of one set of weights and return what its card should say."""
+    pairs = cases(model.held_back, arguments)
+    weighted(pairs[0], model, 1), default(pairs[0])  # loads and compiles what later runs find ready
+    plain, refined, dice_by_step = zip(*[weighted(case, model, arguments.extra) for case in pairs], strict=True)
+    results = {
+        model.name: mean(plain),
+        f"{model.name}, {REFINEMENT} steps of refinement": mean(refined),
+        **without_weights(model.held_back, arguments),
+    }
+    curve = np.mean(dice_by_step, axis=0).round(4).tolist()
+    print(f"\n{model.name}, {len(pairs)} pairs, {arguments.threads} threads\n")
+    print("| method | Dice | folding % | s | processor s |\n|---|---|---|---|---|")
+    print("\n".join(row(name, result) for name, result in results.items()))
+    print("\nDice after the linear stage and each step: " + ", ".join(f"{value:.4f}" for value in curve), flush=True)
+    table = {name: {k: round(v, 4) for k, v in dataclasses.asdict(result).items()} for name, result in results.items()}
+    return {"pairs": len(pairs), "threads": arguments.threads, "results": table, "dice_by_step": curve}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="all, if none is given")
+    parser.add_argument("--data", type=Path, required=True, help="the folder that the cards' files start from")
+    parser.add_argument("--peers", type=Path, default=HERE.parents[1] / ".venv-peers", help="for ANTs SyN")
+    parser.add_argument("--pairs", type=int, help="as many as there are, if not given")
+    parser.add_argument("--extra", type=int, default=4, help="steps beyond those of the training")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--write", action="store_true", help="put the numbers on the cards")
+    given = parser.parse_args()
+    arguments = Arguments(given.data, given.peers / "bin" / "python", given.pairs, given.extra, given.threads)
+    torch.set_num_threads(arguments.threads)
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(arguments.threads)
+    for model in [zoo.find(name) for name in given.names] or zoo.models():
+        metrics = measured(model, arguments)
+        if given.write:
+            zoo.save_card(dataclasses.replace(model, metrics=metrics))
+
+
+if __name__ == "__main__":
+    main()
