@@ -7,8 +7,11 @@ DATA ?= ../shared/data
 MANIFESTS ?= lung_ct
 METHODS ?= none,greedy,ants_syn,ours
 RESULTS ?= benchmark-results
+BENCHMARKS := Testing/benchmarks
+BENCHMARK = $(BIN)/recurrent-registration benchmark --data $(DATA) \
+	--peers $(BENCHMARKS)/peers --peers-python .venv-peers/bin/python
 
-.PHONY: help env demo test lint format bench docs clean
+.PHONY: help env demo test lint format bench verify results docs clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1: /p' Makefile
@@ -40,15 +43,21 @@ format: .venv/.ready  ## mend the style
 	$(BIN)/ruff check --fix .
 
 bench: .venv/.ready .venv-peers/.ready  ## register real pairs with our methods and the peers, side by side
-	cd Testing/benchmarks && $(CURDIR)/$(BIN)/python run.py $(MANIFESTS:%=manifests/%.yaml) \
-		--data $(abspath $(DATA)) --methods $(METHODS) --out $(abspath $(RESULTS))
+	$(BENCHMARK) $(MANIFESTS:%=$(BENCHMARKS)/manifests/%.yaml) --methods $(METHODS) --threads 2 -o $(RESULTS)
+
+verify: .venv/.ready .venv-peers/.ready  ## recover known mappings with every peer
+	$(BIN)/python $(BENCHMARKS)/verify.py --data $(DATA) --out $(RESULTS) --peers-python .venv-peers/bin/python \
+		$(if $(filter file,$(origin METHODS)),,--methods $(METHODS))
+
+results: .venv/.ready .venv-peers/.ready  ## write Docs/results.md: all our methods beside all peers
+	$(BENCHMARK) $(wildcard $(BENCHMARKS)/manifests/results/*.yaml) -o $(RESULTS) --document Docs/results.md
 
 .venv-peers/.ready: Testing/benchmarks/peers/requirements.txt
 	PYTHON=$(PYTHON) sh Testing/benchmarks/peers/install.sh .venv-peers
 	@touch $@
 
-docs: .venv/.ready  ## build the API reference in site/
-	$(BIN)/pdoc --docformat google --math --output-directory site RecurrentRegistrationLib
+docs: .venv/.ready  ## build the documentation in site/
+	$(BIN)/mkdocs build --strict --quiet
 	@echo "site/index.html"
 
 clean:  ## remove what the targets made, environments apart
