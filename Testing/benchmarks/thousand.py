@@ -52,9 +52,10 @@ def write(folder: Path, pairs: int) -> Path:
 
 
 def resident_mib(process: int) -> float:
-    """Memory that a process holds now; Linux."""
-    lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
+    """Memory that a process holds now, 0 where it has ended; Linux."""
+    status = Path(f"/proc/{process}/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS")), 0.0)
 
 
 def main(
@@ -74,7 +75,7 @@ def main(
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         memory: dict[int, float] = {}
         while process.poll() is None and (limit == pairs or count(rows) < limit):
-            memory[count(rows)] = resident_mib(process.pid) if Path(f"/proc/{process.pid}").exists() else 0.0
+            memory[count(rows)] = resident_mib(process.pid)
             time.sleep(0.2)
         if process.poll() is None:
             process.kill()

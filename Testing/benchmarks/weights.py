@@ -120,7 +120,8 @@ def syn(case: Case, python: Path) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         adapter = [str(python), str(HERE / "peers" / "ants_syn.py"), *map(str, case.files), "-o", folder]
         cost = Path(folder) / "cost.json"
-        command = ["python3", str(HERE / "measure.py"), str(cost), *adapter, "--modality", "mr", "--initial", "header"]
+        measure = HERE.parents[1] / "RecurrentRegistrationLib" / "benchmark" / "measure.py"
+        command = ["python3", str(measure), str(cost), *adapter, "--modality", "mr", "--initial", "header"]
         subprocess.run(command, check=True, capture_output=True)
         spent = json.loads(cost.read_text())
         transform = Transform.read(Path(folder) / "displacement.nrrd")
