@@ -368,7 +368,8 @@ class RegistrationLogic:
         kind = event["event"]
         extra = {name: value for name, value in event.items() if name not in ("id", "event", "command")}
         if kind == "phase":
-            run.phase, run.state = event["name"], "running"
+            run.phase = event["name"]
+            run.state = run.state if run.phase == "write" else "running"
         elif kind == "note":
             run.keep("notes", [*run.notes, event["text"]])
         elif kind == "step":
