@@ -52,7 +52,10 @@ def pairs(cases: Sequence[Case], pairing: Pairing, collection: Collection, part:
             if rule(a, b)
         ]
     if not found:
-        raise InputError(f"There is no pair for {part}: the pairing '{pairing}' finds none in {len(cases)} cases.")
+        raise InputError(
+            f"There is no pair for {part}: the pairing '{pairing}' finds none in {len(cases)} cases; "
+            "change the pairing or the split."
+        )
     return found
 
 

@@ -13,10 +13,10 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from RecurrentRegistrationLib import points
+from RecurrentRegistrationLib import points, spatial
 from RecurrentRegistrationLib.alignment import align, named_start
 from RecurrentRegistrationLib.errors import InputError
-from RecurrentRegistrationLib.preparation import PRESETS, Prepared, foreground_box, prepare
+from RecurrentRegistrationLib.preparation import PRESETS, Prepared, foreground_box, linear_displacement, prepare
 from RecurrentRegistrationLib.train.cases import Case
 from RecurrentRegistrationLib.train.sources.series import is_frame, read_frame
 from RecurrentRegistrationLib.volume import Grid, Volume
@@ -58,7 +58,7 @@ class Reader:
         prepared = self._prepared(volume)
         grid, matrix = self._lattice(prepared)
         sample = {
-            "image": prepared.onto(grid, matrix).values[0],
+            "image": _pulled(prepared, grid, matrix)[0],
             "spacing": torch.tensor(grid.spacing[::-1], dtype=torch.float32),
         }
         for kind, name in (("labels", case.labels), ("mask", case.mask)):
@@ -127,6 +127,13 @@ class Reader:
         size = list(self.shape[::-1])
         # Whole voxels: a cut alone must not blur the image.
         return grid.cropped([round(m - (n - 1) / 2 - 1e-6) for m, n in zip(middle, size, strict=True)], size)
+
+
+def _pulled(image: Prepared, grid: Grid, matrix: np.ndarray | None) -> Tensor:
+    """The image on a lattice; smoothed only where the lattice is another than the image's own, cut or not."""
+    if matrix is None and np.allclose(grid.spacing, image.grid.spacing):
+        return spatial.warp(image.values, linear_displacement(grid, image.grid))
+    return image.onto(grid, matrix).values
 
 
 def _read(name: str, *, orient: bool) -> Volume:

@@ -34,8 +34,9 @@ def images_in(folder: Path, pattern: str = "*") -> list[Path]:
     return found
 
 
-def beside(folder: Path | None, name: str, endings: tuple[str, ...]) -> str | None:
+def beside(folder: Path | str | None, name: str, endings: tuple[str, ...]) -> str | None:
     """The file of this name in a folder with any of the endings; None where there is none."""
     if folder is None:
         return None
-    return next((str(folder / (name + e)) for e in endings if (folder / (name + e)).exists()), None)
+    files = (Path(folder) / (name + ending) for ending in endings)
+    return next((str(file) for file in files if file.exists()), None)
