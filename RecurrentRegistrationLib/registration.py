@@ -275,6 +275,8 @@ class Run:
             fixed, moving = self._prepared()
         if self.options.linear != "none":
             yield from self._align(fixed, moving)
+        elif self._start is None and self.options.initial in ("geometry", "moments"):
+            self._matrix = named_start(fixed, moving, str(self.options.initial))
         self._put_together(fixed, moving)
 
     def _prepared(self) -> tuple[Prepared, Prepared]:

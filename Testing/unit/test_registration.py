@@ -140,6 +140,16 @@ def test_a_given_transform_is_where_it_starts():
     assert error_mm(result.transform, points, targets + away[:3, 3]) < 2.0
 
 
+@pytest.mark.parametrize("initial", ["geometry", "moments"])
+def test_a_named_start_holds_without_a_linear_stage(initial):
+    grid = centred((40, 44), (2.0, 2.0))
+    far = Grid(grid.size, grid.spacing, (500.0, -400.0), grid.direction)
+    options = Options(initial=initial, linear="none", steps=1, method_options={"scales": (1,), "iterations": (1,)})
+    result = register(head(grid), Volume(head(grid).array, far), options=options)
+    moved = result.transform.map_points(grid.corners()) - grid.corners()
+    assert np.allclose(moved, np.subtract(far.origin, grid.origin), atol=2.0)
+
+
 def test_a_small_memory_gives_a_coarser_lattice_and_says_so():
     fixed, moving, _, _ = made_pair((64, 66, 60))
     plenty = start(fixed, moving, options=FAST)
