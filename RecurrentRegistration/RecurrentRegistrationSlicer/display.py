@@ -5,17 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 import slicer
 import slicer.util
-import vtk
-from vtk.util import numpy_support
 
 from RecurrentRegistrationSlicer import volumes
 from RecurrentRegistrationSlicer.errors import RegistrationError
-from RecurrentRegistrationSlicer.frame import arrayFromMatrix, indexToWorld, matrixFromArray
+from RecurrentRegistrationSlicer.frame import arrayFromMatrix, matrixFromArray
 from RecurrentRegistrationSlicer.results import removeNode
 from RecurrentRegistrationSlicer.runs import Run
+from RecurrentRegistrationSlicer.sampling import warpedAtStep
 
 LAYERS = ("Background", "Foreground", "Label")
 SIDE_BY_SIDE = slicer.vtkMRMLLayoutNode.SlicerLayoutSideBySideView
@@ -136,44 +134,6 @@ def compare(run: Run, kind: str | None, tiles: int = 8) -> Any:
         composite.SetBackgroundVolumeID(node.GetID())
         composite.SetForegroundVolumeID(None)
     return node
-
-
-def warpedAtStep(run: Run) -> np.ndarray:
-    """The moving image `[k, j, i]` on the fixed lattice, deformed by the selected step."""
-    moving, fixed = slicer.util.arrayFromVolume(run.movingNode), run.fixedNode
-    basis = np.array(run.kept("basis")) @ np.linalg.inv(run.frame.world)  # world (LPS) to the moving node's frame
-    lattice = _placed(sitk.Image(fixed.GetImageData().GetDimensions(), sitk.sitkUInt8), basis @ indexToWorld(fixed))
-    image = _placed(sitk.GetImageFromArray(moving), _matrix(run.movingNode.GetIJKToRASMatrix))
-    low = float(moving.min())
-    warped = sitk.Resample(image, lattice, _sitkTransform(run), sitk.sitkLinear, low, sitk.sitkFloat32)
-    return sitk.GetArrayFromImage(warped)
-
-
-def _sitkTransform(run: Run) -> sitk.Transform:
-    """The selected step for SimpleITK, in the coordinates of the moving node."""
-    if run.stepTransformNode is None:
-        return sitk.Transform(3, sitk.sitkIdentity)
-    grid = run.stepTransformNode.GetTransformFromParent()
-    image = grid.GetDisplacementGrid()
-    vectors = numpy_support.vtk_to_numpy(image.GetPointData().GetScalars())
-    vectors = vectors.reshape(*image.GetDimensions()[::-1], 3).astype(float)
-    index = arrayFromMatrix(grid.GetGridDirectionMatrix()) @ np.diag([*image.GetSpacing(), 1.0])
-    index[:3, 3] = image.GetOrigin()
-    return sitk.DisplacementFieldTransform(_placed(sitk.GetImageFromArray(vectors, isVector=True), index))
-
-
-def _placed(image: sitk.Image, index: np.ndarray) -> sitk.Image:
-    spacing = np.linalg.norm(index[:3, :3], axis=0)
-    image.SetSpacing(spacing.tolist())
-    image.SetDirection((index[:3, :3] / spacing).ravel().tolist())
-    image.SetOrigin(index[:3, 3].tolist())
-    return image
-
-
-def _matrix(get: Any) -> np.ndarray:
-    matrix = vtk.vtkMatrix4x4()
-    get(matrix)
-    return arrayFromMatrix(matrix)
 
 
 def _scaled(array: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ import slicer
 
 from RecurrentRegistrationSlicer import checks, display, results, series, volumes
 from RecurrentRegistrationSlicer.errors import RegistrationError
+from RecurrentRegistrationSlicer.found import Found, Kept, Written
 from RecurrentRegistrationSlicer.frame import FLIP, Frame, parentTransform, toWorld, worldMatrix
 from RecurrentRegistrationSlicer.process import ENDS, WorkerProcess
 from RecurrentRegistrationSlicer.runs import Outputs, Result, Run, Settings
@@ -250,34 +251,34 @@ class RegistrationLogic:
     def acceptStep(self, index: int | None = None, **outputs: Any) -> None:
         """Turn a step into nodes; the event "result" comes when they are there.
 
+        When the worker no longer holds the run (it crashed, or the scene was opened again), the step in the scene is
+        taken, which is coarser.
+
         Args:
             index: a kept step; None for the last one.
             outputs: fields of `Outputs`.
 
         Raises:
-            RegistrationError: the worker no longer holds the run.
+            RegistrationError: there is no run, or no step.
         """
-        run = self._continuable()
         _checkStep(index)
         wanted = Outputs(**outputs)
+        run = self.run
+        if run is not None and run.canAccept and not run.canContinue and not self.busy:
+            run.steps.select(run.keptSteps[-1] if index is None else index)
+            self._load(run, Kept(run), wanted)
+            return
+        run = self._continuable()
         folder = run.folder / "result"
         options = {"interpolation": wanted.interpolation, "background": wanted.background, "inverse": wanted.inverse}
         step = None if index is None or index >= run.made else index
 
         def take(event: Event) -> None:
-            if event["event"] != "done":
-                self._onRunEvent(run, event)
-                return
-            try:
-                with self._observer.paused():
-                    run.result = results.load(run, folder, event["report"], wanted)
-            except RegistrationError as error:
-                self._tell("error", run=run, kind="input", text=str(error))
-            else:
-                self._tell("result", run=run, result=run.result)
-            finally:
-                run.phase = ""
+            if event["event"] == "done":
+                self._load(run, Written(run, folder, event["report"]), wanted)
                 shutil.rmtree(folder, ignore_errors=True)
+            else:
+                self._onRunEvent(run, event)
 
         self._request(take, "result", folder=str(folder), step=step, **options)
 
@@ -329,6 +330,17 @@ class RegistrationLogic:
             display.showPreview(run)
         self._request(lambda event: self._onRunEvent(run, event), "register", display=self._displays(run), **files)
         return run
+
+    def _load(self, run: Run, found: Found, wanted: Outputs) -> None:
+        """Turn what was found into nodes."""
+        run.phase = ""
+        try:
+            with self._observer.paused():
+                run.result = results.load(run, found, wanted)
+        except RegistrationError as error:
+            self._tell("error", run=run, kind="input", text=str(error))
+        else:
+            self._tell("result", run=run, result=run.result)
 
     def _makeRoom(self) -> None:
         """The worker holds one registration: a run that was not accepted is taken back, another cannot be continued."""

@@ -2,60 +2,41 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import slicer
 
 from RecurrentRegistrationSlicer import quality, volumes
+from RecurrentRegistrationSlicer.found import Found
 from RecurrentRegistrationSlicer.frame import parentTransform, toWorld
 from RecurrentRegistrationSlicer.runs import MADE, RESULTS, Outputs, Result, Run
-from RecurrentRegistrationSlicer.transforms import (
-    Part,
-    coarser,
-    readParts,
-    sampled,
-    setReferences,
-    updateTransform,
-    vtkTransformOf,
-)
+from RecurrentRegistrationSlicer.transforms import setReferences, updateTransform
 
 
-def load(run: Run, folder: Path, report: dict[str, Any], wanted: Outputs) -> Result:
-    """Turn the files of a result into the nodes that are wanted; those of an earlier result are updated or removed."""
-    step, frame = report["steps"][-1]["index"], run.frame
-    name = run.movingNode.GetName()
+def load(run: Run, found: Found, wanted: Outputs) -> Result:
+    """Turn what was found into the nodes that are wanted; those of an earlier result are updated or removed."""
+    report, name = found.report, run.movingNode.GetName()
+    step = report["steps"][-1]["index"]
     result = Result(step, report)
-    basis = np.array(run.kept("basis"))
-    for image, node in (("fixed", run.fixedNode), ("moving", run.movingNode)):
-        report["inputs"][image]["path"] = node.GetName()  # the file that the worker read is gone soon
     if wanted.transform != "none":
-        parts: list[Part] = readParts(folder / "transform.h5", frame)
-        if wanted.transform == "grid":
-            lattice = coarser(volumes.lattice(folder / "jacobian.nrrd"), wanted.spacing)
-            parts = [sampled(folder / "transform.h5", frame, lattice)]
         node = result.transformNode = _node(run, "result", "vtkMRMLTransformNode", f"{name} registered")
-        updateTransform(node, vtkTransformOf(parts, basis), role="result")
+        updateTransform(node, found.transform(wanted), role="result")
         _place(node, parentTransform(run.movingNode))
         setReferences(node, run.fixedNode, run.movingNode)
     if wanted.inverse:
         node = result.inverseNode = _node(run, "inverse", "vtkMRMLTransformNode", f"{name} registered (inverse)")
-        towards = frame.into(toWorld(run.fixedNode))
-        updateTransform(
-            node, vtkTransformOf(readParts(folder / "inverse.h5", frame.reversed()), towards), role="inverse"
-        )
+        updateTransform(node, found.inverse(), role="inverse")
         _place(node, parentTransform(run.fixedNode))
         setReferences(node, run.movingNode, run.fixedNode)
     if wanted.warped:
-        result.warpedNode = _volume(run, "warped", f"{name} warped", volumes.readArray(folder / "warped.nrrd"))
+        result.warpedNode = _volume(run, "warped", f"{name} warped", found.warped())
         _showLike(result.warpedNode, run.movingNode)
     if wanted.jacobian:
-        array = volumes.readArray(folder / "jacobian.nrrd")
-        node = result.jacobianNode = _volume(run, "jacobian", f"{name} Jacobian", array)
+        node = result.jacobianNode = _volume(run, "jacobian", f"{name} Jacobian", found.jacobian())
         run.refer("jacobianColors", quality.describeJacobian(node, run.referred("jacobianColors")))
     if wanted.displacement:
-        length = np.linalg.norm(volumes.readArray(folder / "displacement.nrrd"), axis=-1)
+        length = found.length()
         node = result.displacementNode = _volume(run, "displacement", f"{name} displacement (mm)", length)
         quality.describeDisplacement(node, float(length.max()))
     result.landmarks = _landmarks(run, result.transformNode)

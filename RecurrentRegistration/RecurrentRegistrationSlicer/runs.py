@@ -253,6 +253,11 @@ class Run:
         return all(node is not None and node.GetScene() is not None for node in (self.fixedNode, self.movingNode))
 
     @property
+    def canAccept(self) -> bool:
+        """Whether there is a step to accept."""
+        return self.isComplete and len(self.keptSteps) > 1
+
+    @property
     def isRunning(self) -> bool:
         """Whether steps are being made."""
         return self.state in ("starting", "running")

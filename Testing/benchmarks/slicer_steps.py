@@ -3,8 +3,8 @@
     python Testing/benchmarks/slicer_steps.py [--size 128] [--steps 25] [--large 256]
 
 "Step to scene" runs from the moment the worker has written a step's file (its modification time) to the moment the
-transform node has been updated by a pump that is called every 50 ms, as the module's timer does. "Slider" is a selection
-of a step, with the moving image resampled on three slices through the middle, as the slice views do.
+transform node has been updated by a pump that is called every 50 ms, as the module's timer does. "Slider" is a
+selection of a step, with the moving image resampled on three slices through the middle, as the slice views do.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import slicer
 import slicer.util
 from geometry import GRIDS, voxel_centres, wave
 from RecurrentRegistrationSlicer import logic, results
+from RecurrentRegistrationSlicer.found import Written
 from RecurrentRegistrationSlicer.frame import FLIP, Frame, indexToWorld, matrixFromArray, toWorld
 from RecurrentRegistrationSlicer.runs import Outputs, Result, Run, Settings
 
@@ -146,7 +147,7 @@ def accepted(pair: Pair, folder: Path, **outputs: Any) -> tuple[Run, Result]:
         report = write_results(registration, inputs, folder / "out")
     if outputs.get("inverse"):
         pair.transform.inverse().write(folder / "out" / "inverse.h5")
-    return run, results.load(run, folder / "out", report, Outputs(**outputs))
+    return run, results.load(run, Written(run, folder / "out", report), Outputs(**outputs))
 
 
 def display(pair: Pair, grid: Grid, path: Path, part: float = 1.0) -> dict[str, Any]:

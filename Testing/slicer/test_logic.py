@@ -18,7 +18,7 @@ import slicer
 import slicer.util
 import vtk
 from blobs import ENDLESS, FEW, LONG, blob, look, pair, volumeNode
-from RecurrentRegistrationSlicer import display
+from RecurrentRegistrationSlicer import display, sampling
 from RecurrentRegistrationSlicer.logic import RegistrationError, RegistrationLogic
 from RecurrentRegistrationSlicer.process import WorkerProcess
 
@@ -92,7 +92,7 @@ def test_the_slider_moves_the_image_and_says_so(logic, scene):
     for step in (0, 3, 6):
         logic.selectStep(step)
         assert run.selectedStep == step
-        images.append(display.warpedAtStep(run))
+        images.append(sampling.warpedAtStep(run))
     assert len(modified) >= 3
     assert np.array_equal(images[0], slicer.util.arrayFromVolume(run.movingNode))
     errors = [np.abs(image - blob()).mean() for image in images]
@@ -234,6 +234,15 @@ def test_a_killed_worker_is_told_and_started_again(logic):
     assert run.selectedStep == 10
     with pytest.raises(RegistrationError, match="no longer holds"):
         logic.continueRun(1)
+    logic.acceptStep(10, inverse=True, displacement=True)  # the scene's own step is enough
+    result = run.result
+    assert result.step == 10
+    assert run.movingNode.GetParentTransformNode() is result.transformNode
+    assert np.abs(slicer.util.arrayFromVolume(result.warpedNode) - blob()).mean() < np.abs(blob(3.0) - blob()).mean()
+    assert 0 < slicer.util.arrayFromVolume(result.jacobianNode).min() < 1
+    there = result.transformNode.GetTransformFromParent().TransformPoint(1, 2, 3)
+    back = result.inverseNode.GetTransformFromParent().TransformPoint(there)
+    assert np.allclose(back, (1, 2, 3), atol=0.01)
     ended = next(event for event in logic.heard if event["event"] == "worker" and event["state"] == "ended")
     assert "ended from outside" in ended["text"]
     assert logic.registerVolumes(run.fixedNode, run.movingNode, **{**FEW, "steps": 1}).step == 1

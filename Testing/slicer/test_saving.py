@@ -12,7 +12,7 @@ pytest.importorskip("slicer", reason="3D Slicer's core is not installed: pip ins
 import slicer
 import slicer.util
 from blobs import FEW, pair
-from RecurrentRegistrationSlicer import display
+from RecurrentRegistrationSlicer import sampling
 from RecurrentRegistrationSlicer.logic import RegistrationError
 
 POINT = (6.0, 4.0, -2.0)
@@ -74,9 +74,11 @@ def test_a_restored_run_can_be_looked_at_and_taken_back(logic, scene, tmp_path):
     logic.adopt(run)
     logic.selectStep(3)
     assert run.selectedStep == 3
-    assert display.warpedAtStep(run).shape == (20, 20, 20)
+    assert sampling.warpedAtStep(run).shape == (20, 20, 20)
     with pytest.raises(RegistrationError, match="no longer holds"):
         logic.continueRun(1)
+    logic.acceptStep(3)
+    assert run.result.step == 3
     logic.revert()
     after = sorted(node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLStorableNode"))
     assert after == before
