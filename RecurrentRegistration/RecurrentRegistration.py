@@ -193,7 +193,8 @@ class RecurrentRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
             self.initializeParameterNode()
 
     def onSceneImported(self, caller=None, event=None):
-        """A scene was opened: it may bring runs."""
+        """A scene was opened: it may bring runs, and other parameters for the same node."""
+        self.setParameterNode(None)
         if self._entered:
             self.initializeParameterNode()
 

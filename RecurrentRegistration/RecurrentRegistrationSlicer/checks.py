@@ -57,7 +57,8 @@ def _checkImages(fixedNode: Any, movingNode: Any) -> None:
         if low == high:
             raise RegistrationError(f"The {name} volume '{node.GetName()}' is constant: there is nothing to register.")
     for name, node in (("fixed", fixedNode), ("moving", movingNode)):
-        if abs(np.linalg.det(indexToWorld(node)[:3, :3])) < 1e-9:
+        axes = indexToWorld(node)[:3, :3]
+        if not np.isfinite(axes).all() or abs(np.linalg.det(axes)) < 1e-9:
             raise RegistrationError(f"The axes of the {name} volume '{node.GetName()}' do not span space: mend them.")
     if fixedNode is movingNode:
         raise RegistrationError("The fixed and the moving volume are the same: choose another one.")
