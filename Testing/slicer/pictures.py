@@ -26,7 +26,7 @@ from PIL import Image, ImageDraw, ImageFont
 from slicer_scene import boot
 from views import SliceView
 
-SIZE = (420, 480)
+SIZE = (420, 540)
 GAP = 4
 FOLDER = ROOT / "Resources" / "Screenshots"
 ORIENTATIONS = {"Red": "Axial", "Green": "Coronal", "Yellow": "Sagittal"}
