@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import tempfile
 import warnings
@@ -99,6 +100,7 @@ def train(work: Work) -> Path | None:
             if found is not None:
                 tree = configuration.merged(tree, {"model": {"initial": str(found)}})
             found = _stage(work, name, tree, work.output if folder is None else folder / "output")
+            gc.collect()  # a trainer and its module hold each other: their memory is for the next stage
     return None if work.dry else found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from collections.abc import Callable
@@ -45,7 +46,7 @@ def test_fractions_are_nested_and_hold_the_same_people_back() -> None:
     divided = {f: divide(COHORT, Split(fraction=f)) for f in (0.05, 0.1, 0.25, 0.5, 1.0)}
     chosen = [subjects(d[TRAIN]) for d in divided.values()]
     assert [len(c) for c in chosen] == [2, 4, 8, 16, 32]
-    assert all(small < large for small, large in zip(chosen, chosen[1:], strict=False))
+    assert all(small < large for small, large in itertools.pairwise(chosen))
     assert len({frozenset(subjects(d[TEST])) for d in divided.values()}) == 1
 
 

@@ -1,0 +1,73 @@
+"""The command `train` as a user runs it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from RecurrentRegistrationLib import methods
+from RecurrentRegistrationLib.cli import run
+from RecurrentRegistrationLib.train import weights
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def test_trains_and_names_the_weights(write: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    status = run(["train", str(write()), "-o", str(tmp_path / "out"), "--trainer.max_steps=1", "--model.steps=1"])
+    assert status == 0
+    path = Path(capfd.readouterr().out.split()[-1])
+    assert path == tmp_path / "out" / "model.safetensors"
+    method = methods.create("rcn", 2, width=4)
+    weights.load(method, path)
+    assert load_file(str(path)).keys() == method.state_dict().keys()
+
+
+def test_a_dry_run_keeps_nothing(write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["train", str(write()), "--fast-dev-run"]) == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["none.yaml"], "no configuration"),
+        (["config.yaml", "--model.stepz=3"], "stepz"),
+        (["config.yaml", "--model.steps=many"], "steps"),
+        (["config.yaml", "--model.method=rwc"], "rwcnet"),
+        (["config.yaml", "--model.initial=none.safetensors"], "none.safetensors"),
+        (["config.yaml", "--data.class_path=Pairs"], "Pairs"),
+    ],
+)
+def test_a_bad_configuration_is_one_line(
+    arguments: list[str],
+    word: str,
+    write: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture,
+) -> None:
+    write()
+    monkeypatch.chdir(tmp_path)
+    assert run(["train", *arguments, "-o", "out"]) == 2
+    lines = [line for line in capfd.readouterr().err.splitlines() if not line.startswith("Seed set")]
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert word in lines[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_the_extra_packages_it_says_so(
+    write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    for name in [n for n in sys.modules if n.split(".")[0] == "lightning"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "lightning", None)
+    assert run(["train", str(write())]) == 2
+    assert capfd.readouterr().err == (
+        "error: Training needs more packages: pip install 'RecurrentRegistrationLib[train]'.\n"
+    )
