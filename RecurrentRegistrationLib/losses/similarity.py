@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from RecurrentRegistrationLib import kernels
 
+AIR = 0.1  # of the highest intensity: below it a voxel shows no tissue
+RELATED = 0.3  # correlation of tissues above which two images may have one contrast (one modality: 0.57 and more)
+
 
 class Similarity(Protocol):
     """What the callables of this module have in common."""
@@ -77,12 +80,24 @@ class LocalCorrelation(nn.Module):
 
 
 def contrast_agreement(fixed: Tensor, warped: Tensor, weight: Tensor | None = None) -> float:
-    """Signed share of the squared local correlation, -1 to 1: near 1 where bright is bright in both images."""
+    """How alike the contrasts of roughly aligned images are, -1 to 1: near 1 where bright is bright in both.
+
+    It is the signed share of the squared local correlation; edges against air agree in any two images, so that images
+    whose tissues hardly correlate are judged by that correlation instead.
+
+    Args:
+        fixed: `[1, 1, *S]`, not negative, air near 0.
+        warped: the same of the moving image.
+        weight: where to look; None for everywhere.
+    """
     measure = LocalCorrelation(2, squared=False)
-    weight = torch.ones_like(fixed[:, :1]) if weight is None else weight
+    weight = torch.ones_like(fixed[:, :1]) if weight is None else weight.expand_as(fixed)
     correlation = measure._correlation(fixed, warped, weight)
     total = (weight * correlation.square()).sum()
-    return ((weight * correlation * correlation.abs()).sum() / total.clamp_min(1e-6)).item()
+    local = ((weight * correlation * correlation.abs()).sum() / total.clamp_min(1e-6)).item()
+    tissue = (weight > 0.5) & (fixed > AIR * fixed.amax()) & (warped > AIR * warped.amax())
+    inside = torch.corrcoef(torch.stack([fixed[tissue], warped[tissue]]))[0, 1].item() if tissue.sum() > 100 else 1.0
+    return min(local, inside) if inside < RELATED else local
 
 
 def box_sum(values: Tensor, radius: int) -> Tensor:

@@ -112,3 +112,13 @@ def test_agreement_of_contrast_has_the_sign_of_the_contrast():
     fixed, _ = images((16, 18, 17), batch=1)
     assert contrast_agreement(fixed, 0.2 + 0.5 * fixed) == pytest.approx(1, abs=1e-3)
     assert contrast_agreement(fixed, 1 - fixed) == pytest.approx(-1, abs=1e-3)
+
+
+def test_edges_against_air_do_not_make_contrasts_agree():
+    fixed = torch.zeros(1, 1, 24, 24, 24)
+    tissue = fixed[..., 4:20, 4:20, 4:20]
+    tissue += 0.8
+    tissue[..., 6:10, 6:10, 6:10] = 0.5
+    moving = torch.where(fixed > 0, 1.3 - fixed, fixed)
+    assert contrast_agreement(fixed, fixed) == pytest.approx(1, abs=1e-3)
+    assert contrast_agreement(fixed, moving) < 0
