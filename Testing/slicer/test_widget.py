@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -499,6 +500,33 @@ def test_without_torch(panel, ui, monkeypatch):
     ui.refreshSetupButton.click()
     assert ui.applyButton.enabled
     assert not ui.installButton.enabled
+
+
+def test_what_slicer_shows_of_the_module(panel, ui, monkeypatch):
+    connected, registered = [], []
+    monkeypatch.setattr(slicer.app, "connect", lambda *arguments: connected.append(arguments), raising=False)
+    parent = SimpleNamespace()
+    panel.module.RecurrentRegistration(parent)
+    assert (parent.title, parent.categories) == ("Recurrent Registration", ["Registration"])
+    assert connected[0][0] == "startupCompleted()"
+    logic = SimpleNamespace(registerCustomSampleDataSource=lambda **source: registered.append(source))
+    monkeypatch.setitem(sys.modules, "SampleData", SimpleNamespace(SampleDataLogic=logic))
+    connected[0][1]()
+    for source in registered:
+        each = [source[name] for name in ("uris", "fileNames", "nodeNames", "checksums")]
+        assert len({type(value) for value in each}) == 1
+        assert len({len(value) if isinstance(value, list) else 1 for value in each}) == 1
+        checksums, uris = np.atleast_1d(source["checksums"]), np.atleast_1d(source["uris"])
+        assert all(uri.endswith(sha.removeprefix("SHA256:")) for sha, uri in zip(checksums, uris, strict=True))
+    assert len(registered) == 2
+
+
+def test_reload_takes_everything_anew(panel, ui):
+    ours = {name: module for name, module in sys.modules.items() if name.startswith("RecurrentRegistrationSlicer")}
+    assert "RecurrentRegistrationSlicer.panel.run" in ours
+    panel.widget.onReload()
+    assert not [name for name in sys.modules if name.startswith("RecurrentRegistrationSlicer")]
+    sys.modules.update(ours)
 
 
 def test_the_module_s_own_test(panel, ui):

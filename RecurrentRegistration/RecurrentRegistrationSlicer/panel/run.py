@@ -1,6 +1,5 @@
 """Apply and Cancel, the check before, the progress during, the log."""
 
-import slicer
 from slicer.i18n import tr as _
 
 from RecurrentRegistrationSlicer import checks, setup
@@ -35,7 +34,8 @@ class RunSection:
         ui.checkLabel.text = problem or self._notice() or _("Ready.")
         ui.applyButton.enabled = not problem and not logic.busy
         ui.applyButton.toolTip = problem or _("Registers the moving volume to the fixed one.")
-        ui.cancelButton.enabled = logic.busy and logic.run is not None
+        run = logic.run
+        ui.cancelButton.enabled = logic.busy and run is not None and (run.isRunning or run.phase == "write")
         self.showProgress()
 
     def showProgress(self) -> None:
@@ -77,7 +77,6 @@ class RunSection:
 
     def _onCancel(self) -> None:
         self._panel.attempt(self._panel.logic.cancel)
-        slicer.app.processEvents()
 
 
 def progressText(run) -> str:

@@ -56,7 +56,7 @@ class Host:
         self.widget.enter()
         return self.widget
 
-    def until(self, condition: Callable[[], Any], seconds: float = 60) -> float:
+    def until(self, condition: Callable[[], Any], seconds: float = 240) -> float:
         """Let the event loop turn until a condition holds; the seconds it took. Fails when it takes too long."""
         began = time.perf_counter()
         while not condition():
