@@ -19,7 +19,7 @@ from RecurrentRegistrationLib.train.configuration import Tree
 from RecurrentRegistrationLib.volume import Grid, Volume
 
 SHAPES = {2: (16, 20), 3: (8, 12, 10)}
-SUBJECTS = ("case_001", "case_002", "case_003", "case_004")
+SUBJECTS = ("case_001", "case_002", "case_003")
 SESSIONS = ("0000", "0001")
 
 
@@ -114,7 +114,7 @@ def _learn2reg(root: Path, dimension: int, arguments: Tree) -> Tree:
 
 def _pair_list(root: Path, dimension: int, arguments: Tree) -> Tree:
     _folder(root, dimension, {})
-    lists = {"train": SUBJECTS[:3], "validation": SUBJECTS[3:]}
+    lists = {"train": SUBJECTS[:2], "validation": SUBJECTS[2:]}
     for part, subjects in lists.items():
         lines = ["fixed,moving,fixed_labels,moving_labels,fixed_subject,moving_subject"]
         for subject in subjects:

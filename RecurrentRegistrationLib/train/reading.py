@@ -138,7 +138,7 @@ def _pulled(image: Prepared, grid: Grid, matrix: np.ndarray | None) -> Tensor:
 
 def _read(name: str, *, orient: bool) -> Volume:
     volume = read_frame(name) if is_frame(name) else Volume.read(name)
-    if orient and volume.grid.dimension == 3:
+    if orient and volume.grid.dimension == 3 and not np.array_equal(volume.grid.cosines, np.eye(3)):
         volume = Volume.from_sitk(sitk.DICOMOrient(volume.to_sitk(), "LPS"))
     return volume
 

@@ -21,7 +21,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.train import configuration, made, saturation_recovery, weights
-from RecurrentRegistrationLib.train.callbacks import StopOnNaN
+from RecurrentRegistrationLib.train.callbacks import Cost, StopOnNaN
 from RecurrentRegistrationLib.train.checkpoints import CompleteCheckpoints
 from RecurrentRegistrationLib.train.data import ImagePairs
 from RecurrentRegistrationLib.train.module import Training
@@ -157,7 +157,7 @@ def _engine(work: Work, folder: Path) -> dict[str, Any]:
         **ENGINE,
         "default_root_dir": str(folder),
         "plugins": [CompleteCheckpoints()],
-        "callbacks": [StopOnNaN(folder), last],
+        "callbacks": [StopOnNaN(folder), Cost(), last],
         "logger": False
         if work.dry
         else [log(folder, name="", version="logs") for log in (TensorBoardLogger, CSVLogger)],
@@ -182,6 +182,7 @@ def quiet() -> Iterator[None]:
 def _description(cli: Parser, tree: configuration.Tree, work: Work) -> dict[str, Any]:
     """What the weights are, for the file beside them."""
     model: Training = cli.model
+    cost = next(c for c in cli.trainer.callbacks if isinstance(c, Cost))  # type: ignore[attr-defined]
     return {
         "name": model.name,
         "dimension": model.dimension,
@@ -190,6 +191,8 @@ def _description(cli: Parser, tree: configuration.Tree, work: Work) -> dict[str,
         "spacing": list(cli.datamodule.spacing),
         "seed": cli.config["seed_everything"],
         "training_steps": cli.trainer.global_step,
+        "processes": cli.trainer.world_size,
+        "cost": cost.described(model.device),
         "metrics": {name: float(value) for name, value in cli.trainer.callback_metrics.items()},
         "configuration": {"file": str(work.config), "overrides": list(work.overrides), "settings": tree},
     }
