@@ -27,7 +27,8 @@ def write(benchmarks: Sequence[Benchmark], path: Path, *, command: str) -> None:
         "of its own with the same files and threads, and one code judged all results. Means ± standard deviations over "
         "pairs; bold: the best mean of a column, “none” apart. Stars: the first measure of the table differs from the "
         "method it is tested against (two-sided Wilcoxon signed-rank test over pairs, Holm-corrected): \\* p < 0.05, "
-        "\\*\\* p < 0.01, \\*\\*\\* p < 0.001.",
+        "\\*\\* p < 0.01, \\*\\*\\* p < 0.001. CPU time is that of the whole process, start, reading and writing "
+        "included; unlike the clock's it depends little on what else the machine does.",
         f"| | |\n|---|---|\n| date | {datetime.now(UTC):%Y-%m-%d} |\n| hardware | {machine()} |\n"
         f"| versions | {versions} |\n| command | `recurrent-registration {command}` |",
         *map(_section, benchmarks),
@@ -41,9 +42,13 @@ def _section(benchmark: Benchmark) -> str:
     ranked, against = table.ranked_by(benchmark, frame), table.reference(benchmark)
     compared = table.tests(frame, ranked, against)
     marks = {row.method: table.stars(row.corrected).replace("*", "\\*") for row in compared.itertuples()}
-    text = table.cells(frame, [ranked, *(name for name in table.shown(frame) if name != ranked)], marks)
+    columns = [ranked, *(name for name in table.shown(frame) if name not in (ranked, "seconds"))]
+    text = table.cells(frame, columns, marks)
     pairs = frame["pair"].nunique()
     told = f"Tested against `{against}` by {MEASURES[ranked].title}." if len(compared) else "Too few pairs for a test."
+    done = frame[frame["status"] == "done"].groupby("method")["pair"].nunique()
+    if done.nunique() > 1:
+        told += " Where a method has fewer pairs its means are of those alone; the tests below compare pair by pair."
     lines = [
         f"## {benchmark.manifest.name}",
         f"{pairs} pair{'s' if pairs > 1 else ''}, {benchmark.manifest.threads} thread"

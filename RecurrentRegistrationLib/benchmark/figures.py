@@ -174,6 +174,40 @@ def calibration(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     return figure
 
 
+def motion(densities: Mapping[str, np.ndarray], against: str) -> Figure:
+    """How differently near voxels move: the histogram of one method, and how those of the others differ from it.
+
+    Args:
+        densities: of each method, `[distances, differences]` in bins of a voxel, mean over pairs.
+        against: the method that the others are compared with.
+    """
+    methods = [against, *(m for m in densities if m not in (against, NONE))]
+    columns = min(3, len(methods))
+    rows = -(-len(methods) // columns)
+    figure = _figure(WIDTH, 2.5 * rows + 0.2)
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    shares = {m: 100 * densities[m] / densities[m].sum(axis=1, keepdims=True).clip(1e-12) for m in methods}
+    reach = 1 + max(int(np.flatnonzero((d > 0.5).any(axis=0)).max(initial=1)) for d in shares.values())
+    differences = [shares[m] - shares[against] for m in methods[1:]]
+    limit = max((float(np.abs(d).max()) for d in differences), default=1.0)
+    for n, axis in enumerate(axes[: len(methods)]):
+        values = differences[n - 1] if n else shares[against]
+        scale = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit} if n else {"cmap": "viridis", "vmin": 0}
+        drawn = axis.imshow(
+            values.T, origin="lower", aspect="auto", extent=(0, len(values), 0, values.shape[1]), **scale
+        )
+        axis.set_title(f"{methods[n]} − {against}" if n else against, fontsize=9)
+        axis.set_ylim(0, reach)
+        axis.tick_params(labelbottom=n + columns >= len(methods))
+        if n in (0, len(methods) - 1):
+            figure.colorbar(drawn, ax=axis, label="difference (%)" if n else "share of pairs (%)")
+    for axis in axes[len(methods) :]:
+        axis.remove()
+    figure.supxlabel("distance of two voxels (voxels)", fontsize=9)
+    figure.supylabel("difference of their motions (voxels)", fontsize=9)
+    return figure
+
+
 def _axis_title(name: str) -> str:
     """A measure's heading with an arrow to where it is better."""
     measure = MEASURES[name]

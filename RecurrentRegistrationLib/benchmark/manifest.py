@@ -10,6 +10,7 @@ repeats: 1              # runs of each method on each pair; ours get another see
 threads: 1              # of every method
 timeout: 3600           # seconds after which a run has failed
 uncertainty: []         # of ours: steps, samples, inverse; compared with the error where the mapping is known
+motion: false           # histograms of how differently near voxels move (RAN, Fig. 7); needs labels
 operations: false       # count the multiply-accumulate operations of networks (one more forward pass)
 methods:                # a list of NAME[:option=value…], or by label:
   ours: {method: refine, refine: 50}                 # options of `registration.Options`
@@ -51,7 +52,7 @@ from RecurrentRegistrationLib.benchmark.measures import MEASURES
 from RecurrentRegistrationLib.errors import InputError
 
 OURS = "ours"
-SETTINGS = ("accuracy", "against", "repeats", "threads", "timeout", "operations", "uncertainty")
+SETTINGS = ("accuracy", "against", "repeats", "threads", "timeout", "operations", "uncertainty", "motion")
 PLAIN = ("name", "modality", "initial", "settings")  # entries of a pair that are no files
 
 
@@ -124,6 +125,7 @@ class Manifest:
     timeout: float | None = None
     operations: bool = False
     uncertainty: tuple[str, ...] = ()
+    motion: bool = False
 
 
 def read(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
@@ -21,7 +22,7 @@ from RecurrentRegistrationLib import registration, spatial
 from RecurrentRegistrationLib.benchmark import figures, table
 from RecurrentRegistrationLib.benchmark.manifest import OURS, Pair, folder_name
 from RecurrentRegistrationLib.benchmark.measures import MEASURES
-from RecurrentRegistrationLib.benchmark.runner import Benchmark
+from RecurrentRegistrationLib.benchmark.runner import MOTION, Benchmark
 from RecurrentRegistrationLib.benchmark.scoring import read_result
 from RecurrentRegistrationLib.files import complete
 from RecurrentRegistrationLib.report import Pictured, draw_views
@@ -53,7 +54,7 @@ def write(benchmark: Benchmark) -> Path:
     compared = table.tests(frame, ranked, against)
     marks = {row.method: table.stars(row.corrected) for row in compared.itertuples()}
     text = table.cells(frame, table.shown(frame), marks)
-    drawn = _draw(benchmark, frame, ranked)
+    drawn = _draw(benchmark, frame, ranked, against)
     folder = benchmark.folder
     _put(folder / "summary.md", table.markdown(text))
     _put(folder / "summary.tex", table.latex(text, benchmark.manifest.name))
@@ -90,7 +91,7 @@ def write(benchmark: Benchmark) -> Path:
     return folder / "report.html"
 
 
-def _draw(benchmark: Benchmark, frame: pd.DataFrame, ranked: str) -> dict[str, Figure]:
+def _draw(benchmark: Benchmark, frame: pd.DataFrame, ranked: str, against: str) -> dict[str, Figure]:
     """The figures for which there are numbers."""
     drawn: dict[str, Figure] = {}
     if known := [n for n in table.known_measures(frame) if n in (ranked, *BOXED) and frame[n].nunique() > 1]:
@@ -103,10 +104,21 @@ def _draw(benchmark: Benchmark, frame: pd.DataFrame, ranked: str) -> dict[str, F
     if set(stepped) - {"folding_percent"}:
         palette = figures.colours([c.label for c in benchmark.manifest.contenders])
         drawn["steps"] = figures.steps(curves, stepped, palette)
+    if densities := read_motion(benchmark):
+        drawn["motion"] = figures.motion(densities, against if against in densities else next(iter(densities)))
     for contender in benchmark.manifest.contenders:
         if found := read_calibrations(benchmark, contender.label):
             drawn[f"calibration_{folder_name(contender.label)}"] = figures.calibration(found)
     return drawn
+
+
+def read_motion(benchmark: Benchmark) -> dict[str, np.ndarray]:
+    """For each method its motion histogram, mean over runs."""
+    found: dict[str, list[np.ndarray]] = {}
+    for job in benchmark.jobs():
+        if (file := benchmark.folder / job.folder / MOTION).exists():
+            found.setdefault(job.contender.label, []).append(np.load(file))
+    return {label: np.mean(densities, axis=0) for label, densities in found.items()}
 
 
 def read_calibrations(benchmark: Benchmark, label: str) -> dict[str, list[dict[str, Any]]]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock, Timeout
 
 import RecurrentRegistrationLib
@@ -37,6 +38,7 @@ THREAD_VARIABLES = (
     "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
 )
 MEASURER = Path(__file__).with_name("measure.py")
+MOTION = "motion.npy"
 UNFINISHED = ".unfinished-"  # how folders of runs begin that were not finished
 
 
@@ -96,6 +98,7 @@ class Benchmark:
     def _key(self, pair: Pair, contender: Contender, repeat: int) -> str:
         defined = [dataclasses.asdict(pair), contender.program, contender.command, contender.options]
         settings = [self.manifest.threads, self.manifest.operations, self.manifest.uncertainty, repeat]
+        settings += ["motion"] if self.manifest.motion else []
         text = json.dumps([*defined, *settings], default=str, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -181,7 +184,10 @@ class Benchmark:
         transform = read_result(folder)
         if transform is None:
             return {"status": "failed", "message": "the method left neither displacement.nrrd nor transform.h5"}
-        scores = Judge(pair).score(transform)
+        judge = Judge(pair)
+        scores = judge.score(transform)
+        if self.manifest.motion and judge.labels is not None:
+            np.save(folder / MOTION, judge.motion(transform).density.astype(np.float32))
         if self.discard:
             for name in ("displacement.nrrd", "transform.h5"):
                 (folder / name).unlink(missing_ok=True)

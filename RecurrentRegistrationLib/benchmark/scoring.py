@@ -16,6 +16,7 @@ from RecurrentRegistrationLib import evaluation
 from RecurrentRegistrationLib.benchmark.manifest import Link, Pair
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.metrics import overlap
+from RecurrentRegistrationLib.metrics.separability import MotionHistogram, motion_histogram
 from RecurrentRegistrationLib.points import Points, read_points
 from RecurrentRegistrationLib.transform import Transform
 from RecurrentRegistrationLib.volume import Volume, resample
@@ -68,6 +69,14 @@ class Judge:
     def accuracy(self, transform: Transform) -> dict[str, Any]:
         """What the ground truth tells: overlap, landmarks, distance to a known mapping."""
         return {**self._overlap(transform), **self._landmarks(transform), **self._distance(transform)}
+
+    def motion(self, transform: Transform) -> MotionHistogram:
+        """How differently near voxels move that are mapped into their own label; only where there are `labels`."""
+        assert self.labels is not None
+        fixed, moving, _ = self.labels
+        pulled = resample(moving.to_sitk(), fixed.grid, transform.to_sitk(), interpolation="nearest")
+        correct = (Volume.from_sitk(pulled).array[0] == fixed.array[0]) & (fixed.array[0] > 0)
+        return motion_histogram(transform.displacement_on(fixed.grid).values[0].numpy(), correct)
 
     # ---- what is known about the pair
 

@@ -21,7 +21,6 @@ HIDDEN = (
     "jacobian_min",
     "jacobian_max",
     "folding_magnitude",
-    "cpu_seconds",
     "steps",
 )
 INTENSITIES = ("foreground_dice", "rmse", "mutual_information")
@@ -33,8 +32,12 @@ def load(benchmark: Benchmark) -> pd.DataFrame:
     Raises:
         InputError: there is none yet.
     """
-    order = {job.key: n for n, job in enumerate(benchmark.jobs())}
-    newest = {row["key"]: row for row in benchmark.ledger.rows() if row["key"] in order}
+    order, labels = {}, {}
+    for n, job in enumerate(benchmark.jobs()):
+        order[job.key], labels[job.key] = n, job.contender.label
+    newest = {
+        row["key"]: row | {"method": labels[row["key"]]} for row in benchmark.ledger.rows() if row["key"] in order
+    }
     if not newest:
         raise InputError(f"There are no results of '{benchmark.manifest.name}' in {benchmark.folder} yet.")
     frame = pd.DataFrame(sorted(newest.values(), key=lambda row: order[row["key"]]), columns=list(COLUMNS))

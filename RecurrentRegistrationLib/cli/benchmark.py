@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import signal
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -66,7 +69,8 @@ def benchmark(
         return
     for each in sets:
         if not report_only:
-            _run(each)
+            with _terminable():
+                _run(each)
         print(page.write(each))
     if document is not None:
         documents.write(sets, document, command=" ".join(sys.argv[1:]))
@@ -78,6 +82,16 @@ def _require_packages() -> None:
         raise InputError(
             f"The benchmark needs {', '.join(missing)} as well: pip install 'RecurrentRegistrationLib[benchmark]'."
         )
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Take a request to terminate for Ctrl-C, so that the registration under way ends with us."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run(benchmark: Benchmark) -> None:

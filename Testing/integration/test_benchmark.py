@@ -65,7 +65,7 @@ def test_one_command_gives_rows_tables_tests_figures_and_a_page(command, folder,
     ours = {"method": "demons", "steps": 2, "linear": "none", "initial": "none"}
     tiny = {"command": f"{sys.executable} -S {folder / 'tiny.py'} {{fixed}} {{output}}"}
     wrong = {"command": f"{sys.executable} -c 'raise SystemExit(3)'"}
-    file = manifest(folder, images, methods={"none": tiny, "ours": ours, "wrong": wrong})
+    file = manifest(folder, images, methods={"none": tiny, "ours": ours, "wrong": wrong}, motion=True)
     out, document = folder / "out", folder / "results.md"
     done = command("benchmark", file, "-o", out, "--document", document)
     assert done.returncode == 0, done.stderr
@@ -90,7 +90,15 @@ def test_one_command_gives_rows_tables_tests_figures_and_a_page(command, folder,
     assert 'src="data:' in page
     assert "http" not in page.replace("http-equiv", "")  # needs nothing from outside
     assert "ours" in document.read_text()
-    for name in ("summary.md", "summary.tex", "summary.csv", "tests.csv", "figures/boxes.png", "figures/steps.png"):
+    for name in (
+        "summary.md",
+        "summary.tex",
+        "summary.csv",
+        "tests.csv",
+        "figures/boxes.png",
+        "figures/steps.png",
+        "figures/motion.png",
+    ):
         assert (out / "set" / name).stat().st_size > 0
 
 
@@ -100,7 +108,7 @@ def test_interrupted_run_goes_on_without_loss_or_double_work(folder, images):
     line = [sys.executable, "-m", "RecurrentRegistrationLib", "benchmark", str(file), "-o", str(folder / "out")]
     table = folder / "out" / "set" / "rows.csv"
     first = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    give_up = time.monotonic() + 60
+    give_up = time.monotonic() + 200
     while time.monotonic() < give_up and (not table.exists() or len(table.read_text().splitlines()) < 4):
         time.sleep(0.01)
     first.send_signal(signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
@@ -141,3 +149,33 @@ def test_a_wrong_manifest_is_refused_with_one_line(folder, images, capsys, entri
     assert message in told
     assert len(told.splitlines()) == 1
     assert not (folder / "out" / "set" / "rows.csv").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
+def test_a_terminated_run_takes_its_registration_with_it(folder, images):
+    (folder / "slow.py").write_text(f"import time\nopen({str(folder / 'began')!r}, 'w')\ntime.sleep(60)\n")
+    slow = {"command": f"{sys.executable} -S {folder / 'slow.py'}"}
+    file = manifest(folder, images, methods={"slow": slow})
+    line = [sys.executable, "-m", "RecurrentRegistrationLib", "benchmark", str(file), "-o", str(folder / "out")]
+    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    give_up = time.monotonic() + 200
+    while time.monotonic() < give_up and not (folder / "began").exists():
+        time.sleep(0.02)
+    process.terminate()
+    assert process.wait(timeout=60) == 130
+    assert rows_if_any(folder) == []
+    assert not list((folder / "out" / "set" / "runs").glob("*/*"))
+
+
+def test_a_registration_that_takes_too_long_is_ended(folder, images, capsys):
+    slow = {"command": f"{sys.executable} -S -c 'import time; time.sleep(60)'"}
+    file = manifest(folder, images, pairs=1, methods={"slow": slow}, timeout=0.5)
+    began = time.monotonic()
+    assert run(["benchmark", str(file), "-o", str(folder / "out")]) == 0
+    assert time.monotonic() - began < 30
+    assert "not finished after 0.5 s" in capsys.readouterr().err
+    assert [row["status"] for row in rows(folder)] == ["failed"]
+
+
+def rows_if_any(folder: Path) -> list[dict[str, str]]:
+    return rows(folder) if (folder / "out" / "set" / "rows.csv").exists() else []
