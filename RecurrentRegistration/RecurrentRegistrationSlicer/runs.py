@@ -17,7 +17,7 @@ from RecurrentRegistrationSlicer.frame import Frame
 from RecurrentRegistrationSlicer.quality import LandmarkErrors, Progress
 from RecurrentRegistrationSlicer.steps import LONGEST, Steps
 
-MODULE = "RecurrentRegistration"
+KIND = "RecurrentRegistrationRun"  # tells the node of a run from the parameters of the module
 GIVEN = ("fixedMask", "movingMask", "fixedLandmarks", "movingLandmarks", "initialTransform")
 INPUTS = ("fixed", "moving", "movingParent", *GIVEN)
 PROGRESS = ("table", "marks", "chart", "similaritySeries", "updateSeries", "foldingSeries", "marksSeries")
@@ -140,8 +140,7 @@ class Run:
         name = scene.GetUniqueNameByString(f"Registration of {movingNode.GetName()}")
         node = scene.AddNewNodeByClass("vtkMRMLScriptedModuleNode", name)
         node.SetHideFromEditors(True)
-        node.SetModuleName(MODULE)
-        node.SetAttribute("ModuleName", MODULE)
+        node.SetModuleName(KIND)
         given = {"fixed": fixedNode, "moving": movingNode, "movingParent": movingNode.GetParentTransformNode()}
         for role, other in {**given, **settings.nodes()}.items():
             if other is not None:
@@ -157,7 +156,7 @@ class Run:
         nodes = slicer.mrmlScene.GetNodesByClass("vtkMRMLScriptedModuleNode")
         nodes.UnRegister(slicer.mrmlScene)
         found = [nodes.GetItemAsObject(n) for n in range(nodes.GetNumberOfItems())]
-        return [cls(node) for node in found if node.GetModuleName() == MODULE and node.GetParameter("frame")]
+        return [cls(node) for node in found if node.GetModuleName() == KIND]
 
     def keep(self, name: str, value: Any) -> None:
         """Write something into the scene."""

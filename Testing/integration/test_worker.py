@@ -159,6 +159,15 @@ def test_continue_refine_accept_and_result(worker, pair, tmp_path):
     assert not (tmp_path / "late").exists()
 
 
+def test_the_inverse_goes_back(worker, pair, tmp_path):
+    worker.ask("register", **pair, options=OPTIONS)
+    worker.ask("result", folder=str(tmp_path / "out"), inverse=True)
+    there, back = (Transform.read(tmp_path / "out" / name) for name in ("transform.h5", "inverse.h5"))
+    points = Volume.read(pair["fixed"]).grid.physical(np.argwhere(np.ones((10, 8))) + 8)
+    assert np.abs(there.map_points(points) - points).max() > 1
+    assert np.allclose(back.map_points(there.map_points(points)), points, atol=0.15)  # a tenth of a voxel
+
+
 def test_continuing_is_the_same_as_not_having_stopped(worker, pair, tmp_path):
     whole = worker.ask("register", **pair, options=OPTIONS)
     worker.ask("result", folder=str(tmp_path / "whole"))

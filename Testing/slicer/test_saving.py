@@ -39,6 +39,7 @@ def test_steps_and_results_come_back(logic, scene, tmp_path):
     logic.wait()
     logic.acceptStep(5, displacement=True)
     logic.wait()
+    run.keep("notes", [*run.notes, 'Odd: 3 µm < "5" & \\ so on'])
     steps, records, before = run.keptSteps, run.records, shown(run, [0, 2, 6])
     report, notes = run.result.report, run.notes
     warped = slicer.util.arrayFromVolume(run.result.warpedNode).copy()
