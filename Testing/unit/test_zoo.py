@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from phantom import centred, head
 from RecurrentRegistrationLib import methods, registration, zoo
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.registration import Options
+
+ROOT = Path(__file__).parents[2]
 
 
 def model(name: str = "phantom-riir", **changes) -> zoo.Model:
@@ -147,3 +150,20 @@ def test_unknown_names_and_several_weights_are_refused(shelf):
     with pytest.raises(InputError, match="choose phantom-riir or phantom-riir-2"):
         zoo.of_method("riir", 2)
     assert zoo.of_method("riir", 3) is None
+
+
+def test_shipped_weights_are_whole_small_and_judged(monkeypatch):
+    """Each loads, names a training that exists, and was better on pairs it never saw, or as good in less time."""
+    monkeypatch.delenv(zoo.VARIABLE, raising=False)
+    shipped = zoo.models()
+    if not shipped:
+        pytest.skip("no weights ship")
+    assert sum(m.bytes for m in shipped) < 8e6
+    for m in shipped:
+        zoo.create(m)
+        assert (ROOT / m.configuration).exists()
+        assert m.data
+        assert m.licence
+        ours, default = m.metrics["results"][m.name], m.metrics["results"]["default"]
+        assert ours["dice"] >= default["dice"]
+        assert ours["processor"] <= default["processor"]
