@@ -234,8 +234,9 @@ class RegistrationLogic:
         self.revert()
 
     def selectStep(self, index: int) -> None:
-        """Show a kept step (or the one kept before it) of the current run."""
+        """Show a kept step (or the one kept before it) of the current run, also in place of its result."""
         if self.run is not None and self.run.steps is not None:
+            self._leaveResult(self.run)
             newest = self.run.keptSteps[-1]
             self.followSteps = index >= newest
             self._select(self.run, index)
@@ -362,9 +363,16 @@ class RegistrationLogic:
             run.steps.forgetAfter(step)
             run.progress.forgetAfter(step)
         run.state, self.followSteps = "running", True
+        self._leaveResult(run)
         self._began = time.monotonic() - run.elapsed
         take = lambda event: self._onRunEvent(run, event)  # noqa: E731
         self._request(take, command, count=count, display=self._displays(run))
+
+    def _leaveResult(self, run: Run) -> None:
+        """Let the steps be seen again after one was accepted."""
+        result = run.referred("result")
+        if result is not None and run.movingNode.GetParentTransformNode() is result:
+            self.showWarped(True)
 
     def _continuable(self) -> Run:
         if self.run is None:
@@ -464,11 +472,15 @@ class RegistrationLogic:
             if self.run is not None:
                 self.run.canContinue = False
             self._tell("worker", state="ended", text=event["text"])
-        elif command == "hello" and kind == "done":
-            self.devices = event["devices"]
-        elif command == "methods" and kind == "done":
-            self.methods, self.presets = event["methods"], event["presets"]
-            self._tell("worker", state="ready", text="")
+        elif command in ("hello", "methods") and kind == "cancelled":  # with whatever it waited for
+            self._worker.send(command)
+        elif command in ("hello", "methods") and kind == "done":
+            if command == "hello":
+                self.devices = event["devices"]
+            else:
+                self.methods, self.presets = event["methods"], event["presets"]
+            if self.devices and self.methods:
+                self._tell("worker", state="ready", text="")
         elif kind == "log" and event.get("id") not in self._served:
             self._tell("log", text=event["text"])
         else:

@@ -23,7 +23,7 @@ from RecurrentRegistrationSlicer.logic import RegistrationError, RegistrationLog
 from RecurrentRegistrationSlicer.process import WorkerProcess
 
 
-def until(logic: Any, happened: Callable[[], Any], timeout: float = 120) -> None:
+def until(logic: Any, happened: Callable[[], Any], timeout: float = 240) -> None:
     """Pump until something has happened."""
     began = time.monotonic()
     while not happened():
@@ -122,6 +122,9 @@ def test_continue_refine_and_go_back(logic):
     logic.wait()
     assert run.result.transformNode is first
     assert run.result.jacobianNode is None
+    assert run.movingNode.GetParentTransformNode() is first
+    logic.selectStep(2)
+    assert run.movingNode.GetParentTransformNode() is run.stepTransformNode
     assert not [node for node in slicer.util.getNodesByClass("vtkMRMLVolumeNode") if "Jacobian" in node.GetName()]
 
 
@@ -402,6 +405,15 @@ def test_grid_and_side_by_side(logic):
     assert yellow.GetLinkedControl()
     display.leaveSideBySide(run)
     assert display.views() == before
+
+
+def test_what_the_worker_offers_is_known_even_after_a_cancel_while_it_starts(scene):
+    logic = RegistrationLogic(WorkerProcess())
+    logic.registerVolumes(*pair(flat=True), wait=False, **FEW)
+    logic.cancel()
+    until(logic, lambda: logic.methods and logic.devices)
+    assert logic.devices[0]["name"] == "cpu"
+    logic.shutdown()
 
 
 def test_shutting_down_leaves_no_process_and_no_file(scene, tmp_path: Path):

@@ -45,8 +45,9 @@ class StepsSection:
             widget.enabled = bool(steps)
         ui.stopButton.enabled = busy and run is not None and run.state == "running"
         more = run is not None and run.canContinue and bool(steps) and not busy
-        for widget in (ui.continueButton, ui.refineButton, ui.acceptButton):
+        for widget in (ui.continueButton, ui.refineButton):
             widget.enabled = more
+        ui.acceptButton.enabled = run is not None and run.canAccept and not busy
         ui.revertButton.enabled = run is not None
 
         self._slide(run, steps)
