@@ -128,7 +128,7 @@ def shown(frame: pd.DataFrame) -> list[str]:
 
 
 def cells(frame: pd.DataFrame, measures: Sequence[str], marks: dict[str, str] | None = None) -> pd.DataFrame:
-    """The summary as text: mean ± standard deviation, the best mean of each measure in **bold**.
+    """The summary as text: mean ± standard deviation, the best mean of those that did all pairs in **bold**.
 
     Args:
         frame: of `load`.
@@ -141,15 +141,16 @@ def cells(frame: pd.DataFrame, measures: Sequence[str], marks: dict[str, str] | 
         f"{pairs}" + (f" ({failed} failed)" if failed else "")
         for pairs, failed in zip(table["pairs"], table["failed"], strict=True)
     ]
+    ranked = [m for m, pairs in table["pairs"].items() if m != NONE and pairs == table["pairs"].max()]
     for name in measures:
-        text[MEASURES[name].heading] = _column(table[f"{name} mean"], table[f"{name} sd"], name)
+        text[MEASURES[name].heading] = _column(table[f"{name} mean"], table[f"{name} sd"], name, ranked)
     return text
 
 
-def _column(mean: pd.Series, deviation: pd.Series, name: str) -> list[str]:
+def _column(mean: pd.Series, deviation: pd.Series, name: str, ranked: Sequence[str]) -> list[str]:
     measure = MEASURES[name]
     rounded = mean.round(measure.digits)
-    real = rounded[[label != NONE for label in rounded.index]].dropna()
+    real = rounded[list(ranked)].dropna()
     best = {1: real.max(), -1: real.min(), 0: None}[measure.better] if real.nunique() > 1 else None
     column = []
     for label, value in mean.items():

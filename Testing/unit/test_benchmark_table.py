@@ -89,6 +89,11 @@ def test_best_mean_is_bold_in_the_right_direction_and_nothing_is_no_contender():
     assert low["TRE (mm)"].tolist() == ["0.00 ± 0.00", "2.50 ± 0.71", "**1.50 ± 0.71**"]
 
 
+def test_a_mean_over_fewer_pairs_is_not_the_best():
+    frame = rows({"a": [0.6, 0.7], "b": [0.5, 0.6], "c": [0.9]})
+    assert table.cells(frame, ["dice"])["Dice"].tolist() == ["**0.650 ± 0.071**", "0.550 ± 0.071", "0.900"]
+
+
 def test_markdown_and_latex():
     text = pd.DataFrame({"method": ["a_b", "c|d"], "std log J": ["**0.10 ± 0.01**", "5 %"]})
     assert table.markdown(text) == ("| method | std log J |\n|---|---:|\n| a_b | **0.10 ± 0.01** |\n| c\\|d | 5 % |\n")
