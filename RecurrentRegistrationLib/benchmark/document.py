@@ -27,8 +27,9 @@ def write(benchmarks: Sequence[Benchmark], path: Path, *, command: str) -> None:
         "of its own with the same files and threads, and one code judged all results. Means ± standard deviations over "
         "pairs; bold: the best mean of a column among the methods that did all pairs, “none” apart. Stars: the first "
         "measure of the table differs from the method it is tested against (two-sided Wilcoxon signed-rank test over "
-        "pairs, Holm-corrected): \\* p < 0.05, \\*\\* p < 0.01, \\*\\*\\* p < 0.001. CPU time is that of the whole process, "
-        "start, reading and writing included; unlike the clock's it depends little on what else the machine does.",
+        "pairs, Holm-corrected): \\* p < 0.05, \\*\\* p < 0.01, \\*\\*\\* p < 0.001. CPU time is that of the whole "
+        "process, start, reading and writing included; unlike the clock's it depends little on what else the machine "
+        "does.",
         f"| | |\n|---|---|\n| date | {datetime.now(UTC):%Y-%m-%d} |\n| hardware | {machine()} |\n"
         f"| versions | {versions} |\n| command | `recurrent-registration {command}` |",
         *map(_section, benchmarks),
