@@ -50,6 +50,9 @@ def _section(benchmark: Benchmark) -> str:
     done = frame[frame["status"] == "done"].groupby("method")["pair"].nunique()
     if done.nunique() > 1:
         told += " Where a method has fewer pairs its means are of those alone; the tests below compare pair by pair."
+    missing = [c.label for c in benchmark.manifest.contenders if c.label not in set(frame["method"])]
+    if missing:
+        told += f" Not run yet: {', '.join(missing)}."
     lines = [
         f"## {benchmark.manifest.name}",
         f"{pairs} pair{'s' if pairs > 1 else ''}, {benchmark.manifest.threads} thread"
