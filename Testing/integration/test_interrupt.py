@@ -24,7 +24,12 @@ def started(images: Path, output: Path, *more: str) -> subprocess.Popen[str]:
     line = [sys.executable, "-m", "RecurrentRegistrationLib", "register"]
     line += [str(images / "fixed2d.nrrd"), str(images / "moving2d.nrrd"), "-o", str(output / "out"), *more]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    # Whoever started the tests in the background may have had Ctrl-C ignored, which children inherit.
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    finally:
+        signal.signal(signal.SIGINT, heard)
 
 
 def wait_for(process: subprocess.Popen[str], phase: str) -> None:

@@ -54,7 +54,7 @@ def test_a_bad_configuration_is_one_line(
     write()
     monkeypatch.chdir(tmp_path)
     assert run(["train", *arguments, "-o", "out"]) == 2
-    lines = [line for line in capfd.readouterr().err.splitlines() if not line.startswith("Seed set")]
+    lines = [line for line in capfd.readouterr().err.splitlines() if "Seed set" not in line]
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
     assert word in lines[0]
