@@ -116,7 +116,7 @@ class Refine(Method):
         iterations: Sequence[int] = (100, 50, 25),
         step: float = 0.5,
         gradient_smoothing: float = 1.0,
-        field_smoothing: float = 1.0,
+        field_smoothing: float = 0.9,
         damping: float = 0.5,
         tolerance: float = 0.02,
         diffusion: float = 0.0,
