@@ -319,7 +319,7 @@ def _draw_curve(axis: Axes, steps: Sequence[Mapping[str, Any]], name: str, title
             axis.plot(numbers, values, color="#1f4e9c", linewidth=1.8, marker="o", markersize=2.5)
             highest = max(highest, *values)
     if name == "mean_update_mm" and highest > 0:
-        axis.set_yscale("log", nonpositive="mask")  # from the start, perhaps half a metre, to a hundredth of a millimetre
+        axis.set_yscale("log", nonpositive="mask")  # from half a metre to some micrometres
     if name == "folding":
         axis.set_ylim(bottom=0, top=max(0.01, 1.1 * highest))
     for before, after in itertools.pairwise(steps):
