@@ -127,6 +127,8 @@ class RecurrentRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         self._timer.setInterval(PUMP_INTERVAL)
         self._timer.timeout.connect(self.onTimer)
         self.initializeParameterNode()
+        if getattr(self.parent, "isEntered", False):  # reloaded while it is open: nobody enters it again
+            self.enter()
 
     def cleanup(self):
         """The module is unloaded, or Slicer closes."""
@@ -201,10 +203,12 @@ class RecurrentRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
     # The worker ------------------------------------------------------------------------------------------------------
 
     def onTimer(self):
-        """Take what the worker has told."""
+        """Take what the worker has told, and what has become of the inputs."""
         self.logic.pump()
         if self.logic.busy:
             self._run.showProgress()
+        elif self._entered:  # nodes change without a word: a transform is hardened, a landmark is set
+            self._run.update()
 
     def onEvent(self, event):
         """News of the worker."""
@@ -270,6 +274,7 @@ class RecurrentRegistrationTest(ScriptedLoadableModuleTest):
         assert again.fixedVolume.GetName() == "Fixed"
         assert settings(again)["steps"] == 7
         assert settings(again)["refine"] is None
+        logic.shutdown()
 
     def test_registration(self):
         """A ball is brought onto another one; taking it back leaves the scene as it was."""

@@ -109,15 +109,15 @@ class Progress:
             {name: column.GetVariantValue(row) for name, column in columns.items()}
             for row in range(table.GetNumberOfRows())
         ]
-        return [
-            {name: value.ToString() if name == "stage" else _number(value) for name, value in row.items()}
-            for row in rows
-        ]
+        return [{name: READ.get(name, _number)(value) for name, value in row.items()} for row in rows]
 
 
-def _number(value: vtk.vtkVariant) -> Any:
+def _number(value: vtk.vtkVariant) -> float | None:
     number = value.ToDouble()
     return None if np.isnan(number) else number
+
+
+READ = {"index": lambda value: value.ToInt(), "stage": lambda value: value.ToString()}  # the others are real numbers
 
 
 def _add(kind: str, name: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -36,7 +37,9 @@ def panel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[desktop.Host]:
     panel = desktop.Host()
     panel.open()
     yield panel
+    invented = panel.invented()
     panel.close()
+    assert not invented
 
 
 @pytest.fixture
@@ -449,8 +452,10 @@ def test_a_scene_saved_and_opened_again(panel, ui, tmp_path):
     assert ui.inverseBox.checked
     assert ui.stepsBox.value == 6
     assert ui.resultLabel.text == told
+    assert f"{run.made} steps" in ui.progressBar.format
     ui.stepSlider.value = 1.0
     assert run.selectedStep == 1
+    assert "Step 1 (" in ui.stepLabel.text
     assert ui.revertButton.enabled
     assert not ui.continueButton.enabled  # the worker no longer holds it
     ui.acceptButton.click()  # but a step in the scene is enough
@@ -504,6 +509,48 @@ def test_without_torch(panel, ui, monkeypatch):
     assert not ui.installButton.enabled
 
 
+def test_the_sentence_follows_what_is_done_to_the_nodes(panel, ui):
+    choose(ui, volume("Fixed"), bent(volume("Moving")))
+    assert not ui.applyButton.enabled
+    slicer.util.getNode("Moving").SetAndObserveTransformNodeID(None)
+    panel.until(lambda: ui.checkLabel.text == "Ready.", seconds=2)
+    assert ui.applyButton.enabled
+    parameters().fixedLandmarks, parameters().movingLandmarks = points("F", 3), points("M", 2)
+    assert "3 fixed and 2 moving" in ui.checkLabel.text
+    slicer.util.getNode("M").AddControlPoint(1, 2, 3)
+    panel.until(lambda: ui.applyButton.enabled, seconds=2)
+
+
+def test_a_background_that_is_no_number(panel, ui):
+    choose(ui, volume("Fixed"), volume("Moving", 2), steps=3)
+    ui.applyButton.click()
+    panel.until(running(panel, 2))
+    panel.until(idle(panel))
+    ui.backgroundEdit.text = "dark"
+    ui.acceptButton.click()
+    sentence(ui.statusLabel.text, "'dark'")
+    assert panel.widget.logic.run.result is None
+    ui.backgroundEdit.text = "-1000"
+    ui.acceptButton.click()
+    panel.until(lambda: panel.widget.logic.run.result is not None)
+
+
+def test_the_folder_of_the_weights_is_told_and_opened(panel, ui, monkeypatch, tmp_path):
+    folder, opened = tmp_path / "Gewichte für später" / "Models", []
+    monkeypatch.setenv("RECURRENT_REGISTRATION_MODELS", str(folder))
+    monkeypatch.setattr(sys.modules["qt"].QDesktopServices, "openUrl", lambda url: opened.append(url.toLocalFile()))
+    ui.refreshSetupButton.click()
+    assert str(folder) in ui.setupLabel.text
+    ui.openWeightsButton.click()
+    assert opened == [str(folder)]
+    assert folder.is_dir()  # there is nothing to open otherwise
+    (folder / "mine").mkdir()
+    (folder / "mine" / "card.json").write_text("{}")
+    ui.refreshSetupButton.click()
+    assert ui.weightsTable.rowCount == 1
+    assert "damaged" in ui.weightsTable.item(0, 3).text()
+
+
 def test_what_slicer_shows_of_the_module(panel, ui, monkeypatch):
     connected, registered = [], []
     monkeypatch.setattr(slicer.app, "connect", lambda *arguments: connected.append(arguments), raising=False)
@@ -523,12 +570,28 @@ def test_what_slicer_shows_of_the_module(panel, ui, monkeypatch):
     assert len(registered) == 2
 
 
-def test_reload_takes_everything_anew(panel, ui):
-    ours = {name: module for name, module in sys.modules.items() if name.startswith("RecurrentRegistrationSlicer")}
-    assert "RecurrentRegistrationSlicer.panel.run" in ours
-    panel.widget.onReload()
-    assert not [name for name in sys.modules if name.startswith("RecurrentRegistrationSlicer")]
+def refuse(*command: Any, **options: Any) -> None:
+    """Start no process: it would take seconds."""
+    raise OSError("no process")
+
+
+def test_reload_takes_everything_anew(panel, ui, monkeypatch):
+    ours = {name: module for name, module in sys.modules.items() if name.startswith("RecurrentRegistration")}
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    reloaded = desktop.Host()
+    old = reloaded.open()
+    old.onReload()
+    fresh = {name: module for name, module in sys.modules.items() if name.startswith("RecurrentRegistrationSlicer")}
+    new = reloaded.widget
     sys.modules.update(ours)
+    assert new is not old
+    assert "RecurrentRegistrationSlicer.panel.run" in fresh
+    assert not [name for name in fresh if fresh[name] is ours.get(name)]
+    assert not old._timer.active  # the old panel is dead …
+    assert new._timer.active  # … and the new one, which nobody enters, is alive
+    choose(new.ui, volume("Fixed"), volume("Moving", 2))
+    assert new.ui.checkLabel.text == "Ready."
+    reloaded.close()
 
 
 def test_the_module_s_own_test(panel, ui):

@@ -11,6 +11,8 @@ from slicer import (
 )
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
+from RecurrentRegistrationSlicer.errors import RegistrationError
+
 MaskNode = Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode]  # noqa: UP007 - the wrapper knows this form
 
 
@@ -87,8 +89,11 @@ def outputs(parameters) -> dict:
 
 
 def background(parameters) -> float | None:
-    """The value outside of the moving volume; None where none, or no number, is given."""
-    try:
-        return float(parameters.background)
-    except ValueError:
+    """The value outside of the moving volume; None where none is given. Raises RegistrationError for no number."""
+    text = parameters.background.strip()
+    if not text:
         return None
+    try:
+        return float(text)
+    except ValueError as error:
+        raise RegistrationError(f"The background '{text}' is no number: give one, or leave it empty.") from error

@@ -22,7 +22,9 @@ class SetupSection:
         """Read again what is installed."""
         ui = self._panel.ui
         parts = setup.status()
-        ui.setupLabel.text = "<br>".join(f"{'✓' if part.ok else '✗'} <b>{part.name}</b>: {part.text}" for part in parts)
+        lines = [f"{'✓' if part.ok else '✗'} <b>{part.name}</b>: {part.text}" for part in parts]
+        folder = _("Folder of the weights: {folder}").format(folder=setup.weightsFolder())
+        ui.setupLabel.text = "<br>".join([*lines, folder])
         ui.installButton.enabled = bool(setup.missing())
         if setup.missing():
             ui.setupSection.collapsed = False
@@ -32,9 +34,8 @@ class SetupSection:
     def _showWeights(self) -> None:
         table, weights = self._panel.ui.weightsTable, setup.weights()
         columns = [_("Weights"), _("Size"), _("SHA-256"), _("State")]
-        table.setColumnCount(len(columns))
+        table.columnCount, table.rowCount = len(columns), len(weights)
         table.setHorizontalHeaderLabels(columns)
-        table.setRowCount(len(weights))
         for row, each in enumerate(weights):
             for column, text in enumerate(weightsTexts(each)):
                 table.setItem(row, column, qt.QTableWidgetItem(text))
@@ -49,6 +50,8 @@ class SetupSection:
 
     def _onOpen(self) -> None:
         folder = setup.weightsFolder()
+        if not self._panel.attempt(folder.mkdir, parents=True, exist_ok=True):
+            return
         qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(folder)))
 
     def _onDelete(self) -> None:

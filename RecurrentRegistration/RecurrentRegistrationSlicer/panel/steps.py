@@ -135,8 +135,11 @@ class StepsSection:
         self._panel.attempt(self._panel.logic.refineRun, self._panel.parameters.refineSteps)
 
     def _onAccept(self) -> None:
+        self._panel.attempt(self._accept)
+
+    def _accept(self) -> None:
         logic = self._panel.logic
-        self._panel.attempt(logic.acceptStep, logic.run.selectedStep, **outputs(self._panel.parameters))
+        logic.acceptStep(logic.run.selectedStep, **outputs(self._panel.parameters))
 
     def _onRevert(self) -> None:
         self._panel.attempt(self._panel.logic.revert)

@@ -43,18 +43,34 @@ class Host:
     """The module as the desktop holds it: created, opened, left and unloaded."""
 
     def __init__(self) -> None:
-        self.module = importlib.import_module("RecurrentRegistration")
-        self.parent = slicer.qMRMLWidget()
+        self.parent = widgets.qSlicerModuleWidget()
         self.parent.setLayout(sys.modules["qt"].QVBoxLayout())
         self.parent.setMRMLScene(slicer.mrmlScene)
+        self.parent.reload = self._make
+        self._make()
+
+    def _make(self) -> None:
+        """As the desktop does when the module is first chosen, and when it is reloaded: nobody enters it then."""
+        self.module = importlib.import_module("RecurrentRegistration")
         self.widget = self.module.RecurrentRegistrationWidget(self.parent)
         self.widget.setup()
 
     def open(self) -> Any:
         """Choose the module; its widget."""
         self.parent.show()
+        self.parent.entered = True
         self.widget.enter()
         return self.widget
+
+    def invented(self) -> list[str]:
+        """What was set at a widget that is no property of it: PySide6 takes it silently, PythonQt does not."""
+        named = {name: vars(widget) for name, widget in vars(self.widget.ui).items()}
+        return [
+            f"{name}.{key}"
+            for name, found in named.items()
+            for key, value in found.items()
+            if not key.startswith("_") and not isinstance(value, (QtCore.SignalInstance, QtCore.QObject))
+        ]
 
     def until(self, condition: Callable[[], Any], seconds: float = 240) -> float:
         """Let the event loop turn until a condition holds; the seconds it took. Fails when it takes too long."""
@@ -72,6 +88,7 @@ class Host:
 
     def close(self) -> None:
         """Leave and unload the module."""
+        self.parent.entered = False
         self.widget.exit()
         self.widget.cleanup()
         self.parent.close()

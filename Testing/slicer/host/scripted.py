@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import unittest
 from pathlib import Path
@@ -35,7 +36,18 @@ class ScriptedLoadableModuleWidget:
         return str(Path(sys.modules[type(self).__module__].__file__).parent / "Resources" / name)
 
     def onReload(self) -> None:
-        """The desktop makes a new widget here."""
+        """Run the module's file anew, end the old panel, make a new one, in the desktop's order."""
+        name = self.moduleName
+        file = sys.modules[name].__file__
+        spec = importlib.util.spec_from_file_location(name, file)
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+        self.cleanup()
+        self.layout.takeAt(0).widget().hide()
+        self.parent.reload()
+
+    def cleanup(self) -> None:
+        """Overridden by the module."""
 
 
 class ScriptedLoadableModuleLogic:

@@ -119,6 +119,16 @@ class qMRMLWidget(QtWidgets.QWidget):
         self.mrmlSceneChanged.emit(scene)
 
 
+class qSlicerModuleWidget(qMRMLWidget):
+    """What holds a scripted module's panel in the desktop."""
+
+    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.entered = False
+
+    isEntered = Property(bool, lambda self: self.entered)
+
+
 class qMRMLNodeComboBox(QtWidgets.QComboBox):
     """A selector of nodes by class."""
 
