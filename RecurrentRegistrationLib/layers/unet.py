@@ -14,12 +14,14 @@ from RecurrentRegistrationLib.layers.convolution import ConvolutionBlock, displa
 class UNet(nn.Module):
     """Halve by strided convolutions, then double by nearest neighbours and meet the skips; any size, no padding.
 
+    With as many levels in the decoder as convolutions in the encoder it stops at half the size.
+
     Args:
         dimension: 2 or 3.
         inputs: channels of the image; they are also the last skip.
         encoder: output channels of the strided convolutions.
-        decoder: output channels of the convolutions at each level, from the coarsest to the full size: one more level
-            than the encoder has convolutions.
+        decoder: output channels of the convolutions at each level, from the coarsest to the full size (one more level
+            than the encoder has convolutions) or to half of it.
 
     `outputs` is the number of channels of the result.
     """
@@ -28,15 +30,15 @@ class UNet(nn.Module):
         self, dimension: int, inputs: int, *, encoder: Sequence[int], decoder: Sequence[Sequence[int]]
     ) -> None:
         super().__init__()
-        if len(decoder) != len(encoder) + 1:
-            raise ValueError(f"{len(encoder)} encoder convolutions need {len(encoder) + 1} decoder levels.")
+        if len(decoder) - len(encoder) not in (0, 1):
+            raise ValueError(f"{len(encoder)} encoder convolutions need as many decoder levels, or one more.")
         widths = [inputs, *encoder]
         self.encoder = nn.ModuleList(
             ConvolutionBlock(dimension, before, after, stride=2) for before, after in zip(widths, encoder, strict=False)
         )
         self.decoder = nn.ModuleList()
         channels, skips = 0, widths[::-1]
-        for skip, level in zip(skips, decoder, strict=True):
+        for skip, level in zip(skips, decoder, strict=False):
             channels += skip
             blocks = []
             for width in level:
@@ -46,7 +48,7 @@ class UNet(nn.Module):
         self.outputs = channels
 
     def forward(self, image: Tensor) -> Tensor:
-        """Features `[B, outputs, *S]` of an image `[B, inputs, *S]`."""
+        """Features `[B, outputs, *S]`, or half the size, of an image `[B, inputs, *S]`."""
         skips = [image]
         for block in self.encoder:
             skips.append(block(skips[-1]))

@@ -31,6 +31,13 @@ def test_every_level_meets_its_skip():
     assert not torch.allclose(net(image), net(2 * image))
 
 
-def test_decoder_needs_a_level_for_each_size():
-    with pytest.raises(ValueError, match="3 decoder levels"):
-        UNet(2, 1, encoder=(4, 4), decoder=((4,), (4,)))
+@pytest.mark.parametrize(("shape", "half"), [((33, 18), (17, 9)), ((8, 12, 16), (4, 6, 8))])
+def test_as_many_levels_as_convolutions_end_at_half_the_size(shape, half):
+    net = UNet(len(shape), 2, encoder=(4, 4), decoder=((4,), (3,)))
+    assert net(torch.randn(1, 2, *shape)).shape == (1, 3, *half)
+
+
+@pytest.mark.parametrize("decoder", [((4,),), ((4,), (4,), (4,), (4,))])
+def test_decoder_needs_a_level_for_each_size(decoder):
+    with pytest.raises(ValueError, match="2 encoder convolutions need as many decoder levels, or one more"):
+        UNet(2, 1, encoder=(4, 4), decoder=decoder)

@@ -30,6 +30,18 @@ def test_one_step_by_default_and_more_are_composed():
     assert second.previous is first.values
 
 
+def test_half_the_size_is_enlarged_in_voxels_of_the_whole():
+    method = methods.create("voxelmorph", 2, half=True)
+    whole = sum(parameter.numel() for parameter in methods.create("voxelmorph", 2).parameters())
+    assert sum(parameter.numel() for parameter in method.parameters()) < whole
+    head = method.network[1]
+    head.weight.data.zero_()
+    head.bias.data.copy_(torch.tensor([1.0, -2.0]))
+    displacement = method(*torch.rand(2, 1, 1, 24, 31))
+    expected = torch.tensor([23 / 11, -2 * 30 / 15]).view(1, 2, 1, 1).expand(1, 2, 24, 31)
+    torch.testing.assert_close(displacement, expected)
+
+
 def test_an_unknown_width_is_refused():
     with pytest.raises(InputError, match="no width 'vm3'; choose one of riir, vm1, vm2"):
         methods.create("voxelmorph", width="vm3")
