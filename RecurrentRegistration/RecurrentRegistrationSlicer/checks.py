@@ -33,6 +33,8 @@ def notice(fixedVolumeNode: Any, movingVolumeNode: Any, **settings: Any) -> str 
         return None
     if not _overlap(fixedVolumeNode, movingVolumeNode):
         return "The volumes do not overlap: a common place is searched for first."
+    if fixedVolumeNode.GetParentTransformNode() is not parentTransform(fixedVolumeNode):
+        return "The fixed volume counts as it was before its own registration: harden its transform to change that."
     return None
 
 

@@ -10,7 +10,7 @@ import slicer.util
 
 from RecurrentRegistrationSlicer import volumes
 from RecurrentRegistrationSlicer.errors import RegistrationError
-from RecurrentRegistrationSlicer.frame import arrayFromMatrix, matrixFromArray
+from RecurrentRegistrationSlicer.frame import arrayFromMatrix, matrixFromArray, parentTransform
 from RecurrentRegistrationSlicer.results import removeNode
 from RecurrentRegistrationSlicer.runs import Run
 from RecurrentRegistrationSlicer.sampling import warpedAtStep
@@ -77,6 +77,22 @@ def showGrid(run: Run, on: bool) -> None:
 def showGlyphs(run: Run, on: bool) -> None:
     """Arrows from fixed points to where the selected step takes them, in slice views."""
     _showTransform(run, on, slicer.vtkMRMLTransformDisplayNode.VIS_MODE_GLYPH)
+
+
+def isWarped(run: Run) -> bool:
+    """Whether the moving volume is shown deformed, by a step or a result."""
+    node = run.movingNode
+    return node is not None and node.GetParentTransformNode() is not parentTransform(node)
+
+
+def isGridShown(run: Run) -> bool:
+    """Whether the views show the grid."""
+    return _isTransformShown(run, slicer.vtkMRMLTransformDisplayNode.VIS_MODE_GRID)
+
+
+def areGlyphsShown(run: Run) -> bool:
+    """Whether the views show the arrows."""
+    return _isTransformShown(run, slicer.vtkMRMLTransformDisplayNode.VIS_MODE_GLYPH)
 
 
 def showSideBySide(run: Run) -> None:
@@ -166,6 +182,11 @@ def _showTransform(run: Run, on: bool, mode: int) -> None:
     shown.SetVisibility(on)
     shown.SetVisibility2D(on)
     shown.SetVisibility3D(on and mode == slicer.vtkMRMLTransformDisplayNode.VIS_MODE_GRID)
+
+
+def _isTransformShown(run: Run, mode: int) -> bool:
+    shown = run.stepTransformNode.GetDisplayNode() if run.stepTransformNode is not None else None
+    return shown is not None and bool(shown.GetVisibility()) and shown.GetVisualizationMode() == mode
 
 
 def _nodes(kind: str) -> list[Any]:

@@ -234,9 +234,8 @@ class RegistrationLogic:
         self.revert()
 
     def selectStep(self, index: int) -> None:
-        """Show a kept step (or the one kept before it) of the current run, also in place of its result."""
+        """Show a kept step (or the one kept before it) of the current run; the accepted one is shown as its result."""
         if self.run is not None and self.run.steps is not None:
-            self._leaveResult(self.run)
             newest = self.run.keptSteps[-1]
             self.followSteps = index >= newest
             self._select(self.run, index)
@@ -246,7 +245,7 @@ class RegistrationLogic:
         run = self.run
         if run is None or run.movingNode is None or run.stepTransformNode is None:
             return
-        shown = run.stepTransformNode if on else parentTransform(run.movingNode)
+        shown = self._warping(run) if on else parentTransform(run.movingNode)
         run.movingNode.SetAndObserveTransformNodeID(shown.GetID() if shown is not None else None)
 
     def acceptStep(self, index: int | None = None, **outputs: Any) -> None:
@@ -363,16 +362,14 @@ class RegistrationLogic:
             run.steps.forgetAfter(step)
             run.progress.forgetAfter(step)
         run.state, self.followSteps = "running", True
-        self._leaveResult(run)
         self._began = time.monotonic() - run.elapsed
         take = lambda event: self._onRunEvent(run, event)  # noqa: E731
         self._request(take, command, count=count, display=self._displays(run))
 
-    def _leaveResult(self, run: Run) -> None:
-        """Let the steps be seen again after one was accepted."""
-        result = run.referred("result")
-        if result is not None and run.movingNode.GetParentTransformNode() is result:
-            self.showWarped(True)
+    def _warping(self, run: Run) -> Any:
+        """What shows the selected step: the result where it was accepted, which is finer."""
+        accepted = run.result is not None and run.result.step == run.selectedStep
+        return (run.referred("result") if accepted else None) or run.stepTransformNode
 
     def _continuable(self) -> Run:
         if self.run is None:
@@ -441,6 +438,8 @@ class RegistrationLogic:
     def _select(self, run: Run, index: int) -> None:
         run.steps.select(index)
         run.progress.mark(run.selectedStep)
+        if display.isWarped(run):
+            self.showWarped(True)
 
     def _displays(self, run: Run) -> dict[str, Any]:
         return {"folder": str(run.folder / "steps"), "longest": run.kept("longest"), "type": "float32"}

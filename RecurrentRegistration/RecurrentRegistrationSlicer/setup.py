@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -168,11 +169,17 @@ def _installPackages(packages: list[str]) -> None:
 def _weights(card: Path) -> Weights:
     folder = card.parent
     try:
-        content = (folder / WEIGHTS).read_bytes()
+        file = (folder / WEIGHTS).stat()
         known = json.loads(card.read_text(encoding="utf-8"))
-        checksum = hashlib.sha256(content).hexdigest()
+        checksum = _checksum(folder / WEIGHTS, file.st_size, file.st_mtime_ns)
         good = checksum == known["sha256"]
         text = known["summary"] if good else "damaged: the checksum is not that of the card, copy them again"
-        return Weights(folder.name, folder, len(content), checksum, text)
+        return Weights(folder.name, folder, file.st_size, checksum, text)
     except (OSError, ValueError, KeyError) as error:
         return Weights(folder.name, folder, 0, "", f"damaged: {type(error).__name__}, copy them again")
+
+
+@functools.lru_cache
+def _checksum(path: Path, size: int, changed: int) -> str:
+    """Of a file as it was last changed: large ones take seconds, and the panel asks whenever it is opened."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

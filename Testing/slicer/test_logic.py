@@ -123,6 +123,16 @@ def test_continue_refine_and_go_back(logic):
     assert run.result.transformNode is first
     assert run.result.jacobianNode is None
     assert run.movingNode.GetParentTransformNode() is first
+    logic.showWarped(False)
+    logic.selectStep(4)
+    assert run.movingNode.GetParentTransformNode() is None
+    logic.showWarped(True)
+    assert run.movingNode.GetParentTransformNode() is run.stepTransformNode
+    logic.selectStep(5)
+    assert run.movingNode.GetParentTransformNode() is first  # the accepted step is the result, as fine as it is
+    logic.showWarped(False)
+    logic.showWarped(True)
+    assert run.movingNode.GetParentTransformNode() is first
     logic.selectStep(2)
     assert run.movingNode.GetParentTransformNode() is run.stepTransformNode
     assert not [node for node in slicer.util.getNodesByClass("vtkMRMLVolumeNode") if "Jacobian" in node.GetName()]

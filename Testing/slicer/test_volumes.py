@@ -174,6 +174,14 @@ def test_volumes_far_apart(scene):
     assert "searched" in checks.notice(fixed, moving)
 
 
+def test_a_fixed_volume_that_was_registered_before(logic):
+    fixed, moving, third = volumeNode("Fixed"), volumeNode("Moving", 2.0), volumeNode("Third", 1.0)
+    logic.registerVolumes(fixed, moving, linear="none", initial="none", device="cpu", steps=1)
+    assert checks.problem(moving, third) is None
+    assert "before its own registration" in checks.notice(moving, third)
+    assert checks.notice(fixed, moving) is None
+
+
 def test_parents_that_are_not_linear(scene):
     fixed, moving = volumeNode("Fixed"), volumeNode("Moving")
     bent(moving)
@@ -219,6 +227,9 @@ def test_weights_are_shown_and_deleted(tmp_path, monkeypatch):
     bad, good = setup.weights()
     assert (good.name, good.size, good.text) == ("good", 4, "For brains.")
     assert "damaged" in bad.text
+    (good.folder / setup.WEIGHTS).write_bytes(b"changed")
+    assert "damaged" in setup.weights()[1].text
+    (good.folder / setup.WEIGHTS).write_bytes(b"good")
     setup.deleteWeights("bad")
     assert [each.name for each in setup.weights()] == ["good"]
     with pytest.raises(RegistrationError, match="no weights 'bad'"):

@@ -298,7 +298,7 @@ FORBIDDEN: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
                 nodeClassName="vtkMRMLVectorVolumeNode",
             )
         },
-        "colour",
+        "colour|Choose the moving",  # no selector offers it
     ),
     "the same twice": (lambda: {"movingVolume": slicer.util.getNode("Fixed")}, "are the same"),
     "singular axes": (
@@ -491,6 +491,72 @@ def test_compare(panel, ui):
     assert run.movingNode.GetParentTransformNode() is None
     ui.previewBox.checked = True
     assert run.movingNode.GetParentTransformNode() is not None
+
+
+def finished(panel: desktop.Host) -> Any:
+    """Press Apply and wait; the run."""
+    panel.widget.ui.applyButton.click()
+    panel.until(running(panel, 2))
+    panel.until(idle(panel))
+    return panel.widget.logic.run
+
+
+def test_another_run_begins_in_the_plain_view(panel, ui):
+    choose(ui, volume("Fixed"), volume("Moving", 2), steps=2)
+    layout = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+    before = layout.GetViewArrangement()
+    finished(panel)
+    ui.acceptButton.click()
+    panel.until(lambda: panel.widget.logic.run.result is not None)
+    ui.compareCombo.currentIndex = ui.compareCombo.findData("side by side")
+    assert layout.GetViewArrangement() != before
+    ui.applyButton.click()
+    assert ui.compareCombo.currentIndex == 0
+    assert layout.GetViewArrangement() == before
+    panel.until(running(panel, 2))
+    panel.until(idle(panel))
+    ui.compareCombo.currentIndex = ui.compareCombo.findData("side by side")
+    ui.runCombo.currentIndex = 0
+    assert panel.widget.logic.run.result is not None
+    assert ui.compareCombo.currentIndex == 0
+    assert layout.GetViewArrangement() == before
+
+
+def test_an_earlier_run_is_there_again_after_the_later_was_reverted(panel, ui):
+    choose(ui, volume("Fixed"), volume("Moving", 2), steps=2)
+    first = finished(panel)
+    ui.acceptButton.click()
+    panel.until(lambda: first.result is not None)
+    assert "is the result" in ui.statusLabel.text
+    second = finished(panel)
+    assert second.node is not first.node
+    ui.revertButton.click()
+    assert panel.widget.logic.run.node is first.node
+    assert ui.resultLabel.text.startswith("Step 2 is the result")
+    assert ui.acceptButton.enabled
+    ui.revertButton.click()
+    assert panel.widget.logic.run is None
+    assert not panel.widget.logic.runs()
+
+
+def test_boxes_tell_what_the_scene_shows(panel, ui):
+    choose(ui, volume("Fixed"), volume("Moving", 2), steps=2)
+    shown = lambda: [box.checked for box in (ui.previewBox, ui.gridBox, ui.glyphsBox)]  # noqa: E731
+    first = finished(panel)
+    assert shown() == [True, False, False]
+    ui.gridBox.checked = True
+    ui.glyphsBox.checked = True
+    ui.previewBox.checked = False
+    assert shown() == [False, False, True]
+    ui.stepSlider.value = 1.0
+    assert shown() == [False, False, True]
+    ui.acceptButton.click()
+    panel.until(lambda: first.result is not None)
+    assert shown() == [True, False, True]  # the result deforms it
+    finished(panel)
+    assert shown() == [True, False, False]
+    ui.runCombo.currentIndex = 0
+    assert shown() == [True, False, True]
 
 
 def test_without_torch(panel, ui, monkeypatch):

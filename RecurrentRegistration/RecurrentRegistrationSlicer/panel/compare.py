@@ -54,6 +54,8 @@ class CompareSection:
         run, kinds = self._panel.logic.run, ("selected", "done", "cancelled", "result")
         if event["event"] in kinds and run is not None and self._shown not in ("", SIDE_BY_SIDE):
             display.compare(run, self._shown)
+        elif event["event"] == "leaving":  # the current run: another one is about to be shown
+            self._panel.ui.compareCombo.currentIndex = 0
         elif event["event"] == "phase" and event["name"] == "read":
             self._onFade()
 

@@ -13,7 +13,7 @@ from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
 from RecurrentRegistrationSlicer.errors import RegistrationError
 
-MaskNode = Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode]  # noqa: UP007 - the wrapper knows this form
+MaskNode = Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode, None]  # noqa: UP007 - the wrapper knows this form
 
 
 @parameterNodeWrapper

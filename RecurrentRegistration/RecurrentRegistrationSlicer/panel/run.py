@@ -71,6 +71,7 @@ class RunSection:
         parameters, logic = self._panel.parameters, self._panel.logic
         self._panel.ui.logText.clear()
         volumes = parameters.fixedVolume, parameters.movingVolume
+        self._panel.tell({"event": "leaving"})
         if self._panel.attempt(logic.registerVolumes, *volumes, wait=False, **settings(parameters)):
             self._panel.message = ""  # that an earlier run made room
             self.showProgress()
@@ -110,6 +111,10 @@ def statusText(run) -> str:
         "running": _("The volumes are being registered: the steps can be watched below."),
         "stopped": _("Stopped: every step so far can be shown, continued and accepted."),
         "done": _("Done: look at the steps, and accept one."),
-        "restored": _("From the saved scene."),
+        "restored": _("An earlier registration: its steps can be shown and accepted."),
     }
-    return "" if run is None else run.error or states.get(run.state, "")
+    if run is None:
+        return ""
+    if run.result is not None and run.state in ("stopped", "done"):
+        return _("Done: step {step} is the result; another one can be accepted instead.").format(step=run.result.step)
+    return run.error or states.get(run.state, "")

@@ -36,6 +36,12 @@ class StepsSection:
         self._showRuns()
         self.showStep()
 
+    def handle(self, event: dict) -> None:
+        """After a run was taken back, an earlier one is the current one."""
+        logic = self._panel.logic
+        if event["event"] == "reverted" and logic.runs():
+            logic.adopt(logic.runs()[-1])
+
     def showStep(self) -> None:
         """Bring slider, numbers and buttons to the step that the scene shows: often, while steps are made."""
         logic, ui = self._panel.logic, self._panel.ui
@@ -49,8 +55,22 @@ class StepsSection:
             widget.enabled = more
         ui.acceptButton.enabled = run is not None and run.canAccept and not busy
         ui.revertButton.enabled = run is not None
-
+        if steps:
+            self._tick(run)
         self._slide(run, steps)
+
+    def _tick(self, run) -> None:
+        """The boxes tell what the scene shows: it may be another run's, or that of a scene that was opened."""
+        ui = self._panel.ui
+        states = (
+            (ui.previewBox, display.isWarped(run)),
+            (ui.gridBox, display.isGridShown(run)),
+            (ui.glyphsBox, display.areGlyphsShown(run)),
+        )
+        for box, state in states:
+            blocked = box.blockSignals(True)
+            box.checked = state
+            box.blockSignals(blocked)
 
     def _slide(self, run, steps) -> None:
         ui = self._panel.ui
@@ -81,6 +101,7 @@ class StepsSection:
         box, logic = self._panel.ui.runCombo, self._panel.logic
         chosen = [run for run in logic.runs() if run.node.GetID() == box.itemData(box.currentIndex)]
         if chosen and not logic.busy:
+            self._panel.tell({"event": "leaving"})
             self._panel.attempt(logic.adopt, chosen[0])
 
     def _onSlid(self) -> None:

@@ -33,6 +33,9 @@ def parameterNodeWrapper(wrapped: type) -> type:
     """Decorate a class whose annotations name parameters."""
     hints = typing.get_type_hints(wrapped, include_extras=True)
     kinds = {name: typing.get_args(hint)[0] if hasattr(hint, "__metadata__") else hint for name, hint in hints.items()}
+    for name, kind in kinds.items():
+        if typing.get_origin(kind) is typing.Union and type(None) not in typing.get_args(kind):
+            raise TypeError(f"The parameter '{name}' does not take None, but begins with it.")  # as Slicer's own does
     limits = {name: getattr(hint, "__metadata__", ()) for name, hint in hints.items()}
     defaults = {name: getattr(wrapped, name, kind() if kind in READ else None) for name, kind in kinds.items()}
     body: dict[str, Any] = {name: _parameter(name, kind) for name, kind in kinds.items()}
@@ -49,8 +52,8 @@ class _Wrapper:
             if self._kinds[name] in READ and not parameterNode.GetParameter(name):
                 setattr(self, name, default)
 
-    def connectGui(self, ui: Any) -> int:
-        """Bind every widget of `ui` that has the property SlicerParameterName; the tag to disconnect by."""
+    def connectGui(self, ui: Any) -> None:
+        """Bind every widget of `ui` that has the property SlicerParameterName; Slicer tells no tag either."""
         found = [w for w in vars(ui).values() if w.property("SlicerParameterName")]
         bound = []
         for widget in found:
@@ -61,11 +64,10 @@ class _Wrapper:
         tag = len(self._guis)
         self._guis[tag] = bound
         self.parameterNode.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: self._show())
-        return tag
 
-    def disconnectGui(self, tag: int) -> None:
-        """Undo `connectGui`."""
-        for _, signal, changed in self._guis.pop(tag, []):
+    def disconnectGui(self, tag: int | None) -> None:
+        """Undo `connectGui`, as far as the tag is known: without it the widgets stay bound, as in Slicer."""
+        for _, signal, changed in self._guis.pop(tag, []) if tag is not None else []:
             signal.disconnect(changed)
 
     def _connect(self, widget: Any, name: str) -> tuple[Any, Any]:
@@ -127,7 +129,11 @@ def _parameter(name: str, kind: Any) -> property:
             raise ValueError(f"The parameter '{name}' is of {kind}, not {value!r}.")
         self.parameterNode.SetParameter(name, str(value).lower() if kind is bool else str(value))
 
-    return property(lambda self: READ[kind](self.parameterNode.GetParameter(name) or ""), write)
+    def read(self: Any) -> Any:
+        text = self.parameterNode.GetParameter(name)
+        return READ[kind](text) if text else self._defaults[name]
+
+    return property(read, write)
 
 
 OFFERED = [parameterNodeWrapper, WithinRange]
