@@ -97,6 +97,16 @@ def weightsFolder() -> Path:
     return Path(os.environ.get(MODELS) or libraryFolder() / "Resources" / "Models")
 
 
+def makeWeightsFolder() -> None:
+    """Make that folder where it is not there yet. Raises RegistrationError where it cannot be made."""
+    try:
+        weightsFolder().mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RegistrationError(
+            f"The folder of the weights cannot be made ({error.strerror}): set {MODELS}."
+        ) from error
+
+
 def weights() -> list[Weights]:
     """The weights on this computer, by name."""
     return [_weights(card) for card in sorted(weightsFolder().glob(f"*/{CARD}"))]

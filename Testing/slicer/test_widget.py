@@ -610,6 +610,12 @@ def test_the_folder_of_the_weights_is_told_and_opened(panel, ui, monkeypatch, tm
     ui.openWeightsButton.click()
     assert opened == [str(folder)]
     assert folder.is_dir()  # there is nothing to open otherwise
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RECURRENT_REGISTRATION_MODELS", str(tmp_path / "file" / "Models"))
+    ui.openWeightsButton.click()
+    sentence(ui.statusLabel.text, "folder of the weights")
+    assert len(opened) == 1
+    monkeypatch.setenv("RECURRENT_REGISTRATION_MODELS", str(folder))
     (folder / "mine").mkdir()
     (folder / "mine" / "card.json").write_text("{}")
     ui.refreshSetupButton.click()

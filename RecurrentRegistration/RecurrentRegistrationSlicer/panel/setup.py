@@ -49,10 +49,8 @@ class SetupSection:
             self.look()
 
     def _onOpen(self) -> None:
-        folder = setup.weightsFolder()
-        if not self._panel.attempt(folder.mkdir, parents=True, exist_ok=True):
-            return
-        qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(folder)))
+        if self._panel.attempt(setup.makeWeightsFolder):
+            qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(setup.weightsFolder())))
 
     def _onDelete(self) -> None:
         row = self._panel.ui.weightsTable.currentRow()
