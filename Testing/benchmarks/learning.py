@@ -97,14 +97,24 @@ def pairs(dimension: int, count: int, generator: torch.Generator, *, length: flo
     `length` is the displacement's mean length in each pair.
     """
     shape = SHAPES[dimension]
-    spread = tuple(range(1, dimension + 2))
+    moving = textures(shape, count, generator)
+    truth = length * unit_displacements(shape, count, generator)
+    return spatial.warp(moving, truth), moving, truth
+
+
+def textures(shape: tuple[int, ...], count: int, generator: torch.Generator) -> Tensor:
+    """Random smooth images `[count, 1, *S]` in [0, 1] that fade to zero at the border."""
+    spread = tuple(range(1, len(shape) + 2))
     texture = spatial.gaussian_smooth(torch.randn(count, 1, *shape, generator=generator), 1.5)
     texture = texture - texture.amin(dim=spread, keepdim=True)
-    moving = texture / texture.amax(dim=spread, keepdim=True) * _window(shape)
-    bumps = spatial.gaussian_smooth(torch.randn(count, dimension, *shape, generator=generator), 6.0)
-    mean = bumps.norm(dim=1).flatten(1).mean(dim=1).view(-1, *[1] * (dimension + 1))
-    truth = bumps * length / mean
-    return spatial.warp(moving, truth), moving, truth
+    return texture / texture.amax(dim=spread, keepdim=True) * _window(shape)
+
+
+def unit_displacements(shape: tuple[int, ...], count: int, generator: torch.Generator, sigma: float = 6.0) -> Tensor:
+    """Random displacements `[count, d, *S]`, smooth by a Gaussian of `sigma` voxels, each of mean length 1 voxel."""
+    dimension = len(shape)
+    bumps = spatial.gaussian_smooth(torch.randn(count, dimension, *shape, generator=generator), sigma)
+    return bumps / bumps.norm(dim=1).flatten(1).mean(dim=1).view(-1, *[1] * (dimension + 1))
 
 
 def _window(shape: tuple[int, ...]) -> Tensor:
