@@ -44,6 +44,10 @@ def _checkImages(fixedNode: Any, movingNode: Any) -> None:
             raise RegistrationError(f"Choose the {name} volume.")
         if node.GetScene() is None:
             raise RegistrationError(f"The {name} volume is no longer in the scene: choose another one.")
+        if node.IsA("vtkMRMLSequenceNode"):
+            raise RegistrationError(f"'{node.GetName()}' is a sequence: choose the volume of one of its frames.")
+        if not node.IsA("vtkMRMLScalarVolumeNode"):
+            raise RegistrationError(f"The {name} image '{node.GetName()}' is no volume: choose a scalar volume.")
         image = node.GetImageData()
         if image is None or min(image.GetDimensions()) < 1:
             raise RegistrationError(f"The {name} volume '{node.GetName()}' is empty: choose another one.")

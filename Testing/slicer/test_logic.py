@@ -158,6 +158,7 @@ def test_stopping_is_prompt_and_keeps_the_steps(logic):
 PHASES = {
     "starting": FEW,
     "read": ENDLESS,
+    "align": {"device": "cpu", "initial": "none", "linear": "rigid"},
     "prepare": {"device": "cpu"},  # the search for a linear start, before its first step
     "deform": ENDLESS,
     "refine": {**FEW, "steps": 1, "refine": 10_000},
