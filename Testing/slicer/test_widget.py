@@ -452,7 +452,7 @@ def test_a_scene_saved_and_opened_again(panel, ui, tmp_path):
     assert ui.inverseBox.checked
     assert ui.stepsBox.value == 6
     assert ui.resultLabel.text == told
-    assert f"{run.made} steps" in ui.progressBar.format
+    assert ui.progressBar.format == f"Finished · {run.made} steps"
     ui.stepSlider.value = 1.0
     assert run.selectedStep == 1
     assert "Step 1 (" in ui.stepLabel.text

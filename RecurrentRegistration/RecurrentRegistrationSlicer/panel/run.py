@@ -88,7 +88,9 @@ def progressText(run) -> str:
         words.append(_("step {made} of {planned}").format(made=run.made, planned=run.planned))
     else:
         words.append(_("{made} steps").format(made=run.made))
-    return " · ".join([*words, f"{run.elapsed:.0f} s"])
+    if working or run.elapsed:  # unknown for a run of a saved scene
+        words.append(f"{run.elapsed:.0f} s")
+    return " · ".join(words)
 
 
 def phaseText(name: str) -> str:
