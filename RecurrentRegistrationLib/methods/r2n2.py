@@ -45,7 +45,6 @@ CARD = Card(
 CHANNELS = {2: (32, 64, 128, 256), 3: (16, 32, 64, 128)}
 POSITION_GAIN = {2: 1.0, 3: 3.0}  # a flat softmax over a volume would put every Gaussian in its middle
 LARGEST_WEIGHT = {2: 1.0, 3: 0.2}
-SMALLEST_SIGMA = 1e-5
 THRESHOLDS = {"certainty": 1.0, "concentration": 0.1, "update": 0.01, "progress": 0.005}
 
 
@@ -104,7 +103,9 @@ class R2N2(Method):
         coordinates: show the network where each voxel is.
         noise: deviation of the multiplicative noise on the GRU's state weights in training.
         dropconnect: probability to drop one of them in training.
-        largest_sigma: largest standard deviation of a Gaussian.
+        smallest_sigma: smallest standard deviation of a Gaussian. One of less than a voxel moves nothing and gets no
+            gradient, where a training with a high rate may end; the released code has 1e-5.
+        largest_sigma: largest one.
         largest_weight: largest component of the displacement at its centre; None for 1 in 2D, 0.2 in 3D.
         stop: the sign that ends a run before `count`: an item of the batch is frozen once its sign has been below
             `threshold` for `patience` steps in a row. None always makes `count` steps.
@@ -124,6 +125,7 @@ class R2N2(Method):
         coordinates: bool = True,
         noise: float = math.sqrt(2),
         dropconnect: float = 0.0,
+        smallest_sigma: float = 1e-5,
         largest_sigma: float = 0.3,
         largest_weight: float | None = None,
         stop: str | None = None,
@@ -136,7 +138,7 @@ class R2N2(Method):
             raise InputError(f"R2N2 cannot stop by '{stop}'; choose one of {', '.join(THRESHOLDS)}.")
         widths = CHANNELS[dimension] if channels is None else tuple(channels)
         self.dimension, self.coordinates, self.checkpoint = dimension, coordinates, checkpoint
-        self.largest_sigma = largest_sigma
+        self.smallest_sigma, self.largest_sigma = smallest_sigma, largest_sigma
         self.largest_weight = LARGEST_WEIGHT[dimension] if largest_weight is None else largest_weight
         self.stop = stop
         self.patience = Patience(THRESHOLDS.get(stop, 0.0) if threshold is None else threshold, patience)
@@ -233,7 +235,7 @@ class R2N2(Method):
         sigma, weight, orientation = shape.split([d, d, shape.shape[1] - 2 * d], dim=1)
         if d == 2:
             orientation = math.pi * orientation.sigmoid()
-        sigma = self.largest_sigma * sigma.sigmoid() + SMALLEST_SIGMA
+        sigma = self.smallest_sigma + (self.largest_sigma - self.smallest_sigma) * sigma.sigmoid()
         return Gaussian(position, sigma, orientation, self.largest_weight * weight.tanh())
 
 

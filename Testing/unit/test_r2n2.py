@@ -52,6 +52,19 @@ def test_it_begins_with_the_identity_and_round_gaussians(dimension):
 
 
 @dimensions
+@pytest.mark.parametrize(("smallest", "learns"), [(1e-5, False), (0.1, True)])
+def test_a_gaussian_of_less_than_a_voxel_cannot_learn_to_move(dimension, smallest, learns):
+    """The released code's smallest one is a dead end; ours can be wider."""
+    method = r2n2.create(dimension, **SMALL, smallest_sigma=smallest, largest_sigma=0.4)
+    with torch.no_grad():
+        method.shape.output.bias[:dimension] = -30.0  # as a training leaves it whose first Gaussians only did harm
+    (step,) = method.steps(*images(dimension), count=1)
+    assert step.attached["gaussian"].sigma.max().item() == pytest.approx(smallest, rel=1e-3)
+    step.displacement.sum().backward()
+    assert bool(method.shape.output.bias.grad[dimension : 2 * dimension].abs().max() > 0.1) is learns
+
+
+@dimensions
 def test_displacement_is_the_sum_of_the_attached_gaussians(dimension):
     fixed, moving = images(dimension, batch=2)
     shape = fixed.shape[2:]
