@@ -94,6 +94,8 @@ def _window(panel: desktop.Host, views: dict[str, SliceView]) -> Image.Image:
     ui.fadeSlider.value = 0.5
     ui.acceptButton.click()
     panel.until(lambda: run.result is not None and not widget.logic.busy, seconds=300)
+    run.elapsed = 0.0  # not told: it is of this machine, and of all that it did meanwhile
+    widget.update()
     over = [_labelled(views[name].picture(), "Moving over fixed") for name in ("Red", "Green")]
     ui.fadeSlider.value = 1.0
     ui.gridBox.checked = True

@@ -118,5 +118,5 @@ def statusText(run) -> str:
     if run is None:
         return ""
     if run.result is not None and run.state in ("stopped", "done"):
-        return _("Done: step {step} is the result; another one can be accepted instead.").format(step=run.result.step)
+        return _("Done: step {step} is the result.").format(step=run.result.step)
     return run.error or states.get(run.state, "")
