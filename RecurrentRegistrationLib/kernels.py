@@ -67,12 +67,15 @@ def threads() -> int:
 
 def run(function: Callable[..., None], *arguments: Any) -> None:
     """Call a kernel on as many threads as torch uses."""
+    asked = torch.get_num_threads()
     with _lock:
         numba.set_num_threads(threads())
         try:
             function(*arguments)
         except OSError:  # the disk had no room for the compiled kernel; it is in memory all the same
             function(*arguments)
+    if torch.get_num_threads() != asked:  # numba's OpenMP pool sets the number for the whole process when it starts
+        torch.set_num_threads(asked)
 
 
 def array(tensor: Tensor) -> np.ndarray:

@@ -257,3 +257,19 @@ def test_a_disk_without_room_for_compiled_kernels(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_number_of_threads_stays_as_asked():
+    """OpenMP's pool, which a process starts once, would take torch along to all cores."""
+    program = """
+import torch
+from RecurrentRegistrationLib import kernels, spatial
+torch.set_num_threads(1)
+image = torch.rand(1, 1, 8, 8, 8)
+assert kernels.can_warp(image, image)
+spatial.warp(image, image.expand(1, 3, 8, 8, 8).contiguous())
+print(torch.get_num_threads())
+"""
+    environment = {**os.environ, "NUMBA_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
