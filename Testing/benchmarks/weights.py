@@ -33,16 +33,14 @@ from RecurrentRegistrationLib.volume import Volume, resample
 HERE = Path(__file__).parent
 
 
-REFINEMENT = 10
-
-
 @dataclass(frozen=True)
 class Arguments:
-    """Of the command line: data folder, the peers' Python, pairs at most, steps beyond the training's, threads."""
+    """Of the command line: data folder, peers' Python, pairs at most, steps of refinement, further steps, threads."""
 
     data: Path
     python: Path
     pairs: int | None
+    refine: int
     extra: int
     threads: int
 
@@ -95,7 +93,7 @@ def default(case: Case) -> Result:
     return Result(overlap(found.transform, case), found.report["folding"], seconds, processor)
 
 
-def weighted(case: Case, model: zoo.Model, extra: int) -> tuple[Result, Result, list[float]]:
+def weighted(case: Case, model: zoo.Model, refine: int, extra: int) -> tuple[Result, Result, list[float]]:
     """With weights, then refined, and Dice after the linear stage and each step of the method and `extra` more."""
     began, processor = time.perf_counter(), time.process_time()
 
@@ -108,7 +106,7 @@ def weighted(case: Case, model: zoo.Model, extra: int) -> tuple[Result, Result, 
     made = list(run)
     plain = result(run)
     last_linear = max(n for n, step in enumerate(made) if not step.values.any())
-    list(run.refine(REFINEMENT))
+    list(run.refine(refine))
     refined = result(run)
     run.go_back(made[-1])
     made += run.extend(extra)
@@ -153,11 +151,12 @@ def without_weights(files: tuple[str, ...], arguments: Arguments) -> dict[str, R
 def measured(model: zoo.Model, arguments: Arguments) -> dict[str, object]:
     """Print the table of one set of weights and return what its card should say."""
     pairs = cases(model.held_back, arguments)
-    weighted(pairs[0], model, 1), default(pairs[0])  # loads and compiles what later runs find ready
-    plain, refined, dice_by_step = zip(*[weighted(case, model, arguments.extra) for case in pairs], strict=True)
+    weighted(pairs[0], model, 1, 1), default(pairs[0])  # loads and compiles what later runs find ready
+    refine, extra = arguments.refine, arguments.extra
+    plain, refined, dice_by_step = zip(*[weighted(case, model, refine, extra) for case in pairs], strict=True)
     results = {
         model.name: mean(plain),
-        f"{model.name}, {REFINEMENT} steps of refinement": mean(refined),
+        f"{model.name}, {refine} steps of refinement": mean(refined),
         **without_weights(model.held_back, arguments),
     }
     curve = np.mean(dice_by_step, axis=0).round(4).tolist()
@@ -175,11 +174,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the folder that the cards' files start from")
     parser.add_argument("--peers", type=Path, default=HERE.parents[1] / ".venv-peers", help="for ANTs SyN")
     parser.add_argument("--pairs", type=int, help="as many as there are, if not given")
+    parser.add_argument("--refine", type=int, default=10, help="steps of refinement after the training's")
     parser.add_argument("--extra", type=int, default=4, help="steps beyond those of the training")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--write", action="store_true", help="put the numbers on the cards")
     given = parser.parse_args()
-    arguments = Arguments(given.data, given.peers / "bin" / "python", given.pairs, given.extra, given.threads)
+    python = given.peers / "bin" / "python"
+    arguments = Arguments(given.data, python, given.pairs, given.refine, given.extra, given.threads)
     torch.set_num_threads(arguments.threads)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(arguments.threads)
     for model in [zoo.find(name) for name in given.names] or zoo.models():
