@@ -54,7 +54,8 @@ class Configuration:
         iterations: of AdamW.
         batch: pairs in an iteration.
         rate: first learning rate; it falls to zero along a cosine.
-        steps: of the method while training and by default afterwards; None for its own number.
+        steps: of the method while training; None for its own number.
+        steps_after: by default afterwards, best on the validation subjects; None for as many as while training.
         dice: weight of 1 - Dice.
         similarity: weight of 1 - LNCC.
         smoothness: weight of the diffusion loss.
@@ -81,6 +82,7 @@ class Configuration:
     batch: int = 4
     rate: float = 1e-3
     steps: int | None = None
+    steps_after: int | None = None
     dice: float = 1.0
     similarity: float = 0.3
     smoothness: float = 0.1
@@ -262,12 +264,12 @@ def main() -> None:
         method=how.method,
         dimension=3,
         summary=how.summary,
-        data=f"{how.data}, {len(kept)} subjects",
+        data=f"{how.data}, {len(kept) - how.validation} subjects",
         licence=how.licence,
         configuration=arguments.configuration.resolve().relative_to(ROOT).as_posix(),
         seed=how.seed,
         spacing=how.spacing,
-        steps=how.steps,
+        steps=how.steps_after or how.steps,
         options=dict(how.options),
         held_back=tuple(f"{how.folder}/images/{image.name}" for image in held_back),
     )
