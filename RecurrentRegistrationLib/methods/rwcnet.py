@@ -8,6 +8,7 @@ are pulled from the original ones by the total displacement, and the hidden stat
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -50,7 +51,8 @@ class Stage:
 
 
 STAGES = (Stage(4, 12, 3, 0.25), Stage(2, 12, 3, 0.25), Stage(1, 4, 2, 0.5))
-CORRELATIONS = ("dot", "sad", "none")
+CORRELATIONS = ("dot", "cosine", "sad", "none")
+SHARPNESS = 10.0  # of the cosine: what equal features compare as
 MULTIPLE = 8  # the feature networks halve three times
 SMALLEST = 16  # a patch of fewer voxels would see little but its own padding
 
@@ -73,13 +75,13 @@ class MotionEncoder(nn.Module):
     Args:
         dimension: 2 or 3.
         radius: of the correlation.
-        correlation: "dot", "sad" or "none".
+        correlation: a name of `CORRELATIONS`.
         channels: of the result, the displacement among them.
     """
 
     def __init__(self, dimension: int, radius: int, *, correlation: str, channels: int = 16) -> None:
         super().__init__()
-        self.radius = radius
+        self.radius, self.normalised = radius, correlation == "cosine"
         self.kind: Kind | None = None if correlation == "none" else "sad" if correlation == "sad" else "dot"
         half, rest = channels // 2, channels - dimension
         self.displacement = convolution(dimension, dimension, 4, kernel=7)
@@ -94,6 +96,9 @@ class MotionEncoder(nn.Module):
     def forward(self, fixed: Tensor, warped: Tensor, displacement: Tensor) -> Tensor:
         """Features `[B, channels, *S]` of the feature maps `[B, C, *S]` and a displacement in voxels."""
         features = F.relu(self.displacement(displacement))
+        if self.normalised:  # the dot product is over the square root of the channels
+            length = math.sqrt(SHARPNESS * math.sqrt(fixed.shape[1]))
+            fixed, warped = (length * F.normalize(map_, dim=1, eps=1e-3) for map_ in (fixed, warped))
         if self.kind is not None:
             volume = local_correlation(fixed, warped, self.radius, kind=self.kind, projection=self.project)
             volume = F.relu(self.correlation(F.relu(volume)))
@@ -195,7 +200,8 @@ class RWCNet(Method):
         dimension: 2 or 3.
         stages: the schedule; a stage may be a mapping of its attributes, as in a file.
         steps: turns of each stage; None for the schedule's own.
-        correlation: "dot"; "sad" for the released code's absolute differences; "none" feeds both feature maps instead.
+        correlation: "dot"; "cosine" of normalised features, which learns in far fewer iterations (ours); "sad" for the
+            released code's absolute differences; "none" feeds both feature maps instead.
         single_resolution: the first stage alone.
         features: channels of the feature maps; half of them for each image without a correlation.
         hidden: channels of the hidden state.

@@ -64,7 +64,8 @@ GAUSSIANS = {
     "largest_weight": 0.15,
 }
 ONE_STAGE = {
-    "stages": [{"factor": 2, "steps": 4, "radius": 3, "patch": 0.5}],
+    "stages": [{"factor": 1, "steps": 4, "radius": 3, "patch": 1.0}],
+    "correlation": "cosine",
     "features": 8,
     "hidden": 16,
     "dropout": 0.0,
@@ -80,7 +81,7 @@ RECIPES: dict[str, Recipe] = {
     "ran": Recipe(options={"heads": 2}, last_only=True, iterations=250, rate=5e-3),
     "rcn": Recipe(options={"width": 8}, iterations=1000),
     "riir": Recipe(iterations=300),
-    "rwcnet": Recipe(options=ONE_STAGE, iterations=500),
+    "rwcnet": Recipe(options=ONE_STAGE, steps=2, iterations=600, rate=2e-3),
     "voxelmorph": Recipe(iterations=3000),
 }
 

@@ -50,7 +50,7 @@ def test_steps_beyond_the_schedule_stay_in_the_last_stage():
     assert [step.stage for step in steps[4:]] == ["full res 1/1", "full res 2/2", "full res 3/3", "full res 4/4"]
 
 
-@pytest.mark.parametrize("correlation", ["dot", "sad", "none"])
+@pytest.mark.parametrize("correlation", ["dot", "cosine", "sad", "none"])
 @pytest.mark.parametrize("shape", [(19, 26), (17, 12, 15)])
 def test_every_correlation_in_every_dimension(correlation, shape):
     method = awake(len(shape), correlation=correlation, steps=(2, 2, 2))  # a stage begins at zero displacement
@@ -204,7 +204,7 @@ def test_what_the_motion_encoder_is_told(motion):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"correlation": "cosine"}, "no correlation 'cosine'"),
+        ({"correlation": "product"}, "no correlation 'product'"),
         ({"steps": (1, 2)}, "3 stages; give as many numbers of steps, not 2"),
         ({"train_stage": 3}, "stages 0 to 2 to train, not 3"),
         ({"overlap": 1.0}, "less than 1, not 1.0"),
