@@ -96,9 +96,9 @@ class MotionEncoder(nn.Module):
     def forward(self, fixed: Tensor, warped: Tensor, displacement: Tensor) -> Tensor:
         """Features `[B, channels, *S]` of the feature maps `[B, C, *S]` and a displacement in voxels."""
         features = F.relu(self.displacement(displacement))
-        if self.normalised:  # the dot product is over the square root of the channels
-            length = math.sqrt(SHARPNESS * math.sqrt(fixed.shape[1]))
-            fixed, warped = (length * F.normalize(map_, dim=1, eps=1e-3) for map_ in (fixed, warped))
+        if self.normalised:  # the root undoes that of the dot product
+            fixed = F.normalize(fixed, dim=1, eps=1e-3) * (SHARPNESS * math.sqrt(fixed.shape[1]))
+            warped = F.normalize(warped, dim=1, eps=1e-3)
         if self.kind is not None:
             volume = local_correlation(fixed, warped, self.radius, kind=self.kind, projection=self.project)
             volume = F.relu(self.correlation(F.relu(volume)))
