@@ -29,8 +29,8 @@ env: .venv/.ready  ## create .venv with everything for development
 demo: .venv/.ready  ## register two real brains and show what came of it
 	$(BIN)/python Testing/demo/brain.py --output $(DEMO)
 
-test: lint  ## lint, then all tests
-	$(BIN)/python -m pytest
+test: lint  ## lint, then all tests, each process with one thread
+	OMP_NUM_THREADS=1 PYTHONWARNDEFAULTENCODING=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 lint: .venv/.ready  ## style, types and layers
 	$(BIN)/ruff format --check --quiet .

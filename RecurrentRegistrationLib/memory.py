@@ -17,7 +17,7 @@ def available(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if sys.platform.startswith("linux"):
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         free = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), UNKNOWN)
         return min(free, _group_limit())
     if sys.platform == "win32":
@@ -41,7 +41,7 @@ def _group_limit() -> int:
     """What a container leaves of its limit."""
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     try:
-        return int(limit.read_text()) - int(used.read_text())
+        return int(limit.read_text(encoding="utf-8")) - int(used.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # no limit
         return sys.maxsize
 

@@ -149,12 +149,12 @@ def save(model: Model, method: Method, folder: str | Path | None = None) -> Mode
 
 def save_card(model: Model) -> None:
     """Write the card alone, where what is known of the weights has grown."""
-    (model.folder / CARD).write_text(to_json(model.card(), indent=2) + "\n")
+    (model.folder / CARD).write_text(to_json(model.card(), indent=2) + "\n", encoding="utf-8")
 
 
 def _read(folder: Path) -> Model:
     try:
-        values = json.loads((folder / CARD).read_text())
+        values = json.loads((folder / CARD).read_text(encoding="utf-8"))
         values["held_back"] = tuple(values["held_back"])
         return Model(**values, folder=folder)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -95,7 +95,7 @@ class Configuration:
     @classmethod
     def read(cls, path: Path) -> Configuration:
         """From a file that names nothing else than these attributes."""
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
         unknown = set(values) - {f.name for f in fields(cls)}
         if unknown:
             raise SystemExit(f"error: {path} names {', '.join(sorted(unknown))}, which nothing reads")

@@ -77,7 +77,7 @@ def _write(path: Path, array: np.ndarray) -> None:
 def _keypoints(path: Path, dimension: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     places = np.random.default_rng(0).uniform(2, 6, (5, dimension))
-    path.write_text("\n".join(",".join(f"{x:.2f}" for x in place) for place in places) + "\n")
+    path.write_text("\n".join(",".join(f"{x:.2f}" for x in place) for place in places) + "\n", encoding="utf-8")
 
 
 def _scans(dimension: int) -> Iterator[tuple[str, str, np.ndarray, np.ndarray]]:
@@ -108,7 +108,7 @@ def _learn2reg(root: Path, dimension: int, arguments: Tree) -> Tree:
     ]
     paired = [{"fixed": a["image"], "moving": b["image"]} for a, b in zip(entries[::2], entries[1::2], strict=True)]
     content = {"training": entries, "training_paired_images": paired[:-1], "registration_val": paired[-1:]}
-    (root / "made_dataset.json").write_text(json.dumps(content))
+    (root / "made_dataset.json").write_text(json.dumps(content), encoding="utf-8")
     return {**arguments, "root": str(root)}
 
 
@@ -120,7 +120,7 @@ def _pair_list(root: Path, dimension: int, arguments: Tree) -> Tree:
         for subject in subjects:
             fixed, moving = (f"{subject}_{session}.nii.gz" for session in SESSIONS)
             lines.append(f"images/{fixed},images/{moving},labels/{fixed},labels/{moving},{subject},{subject}")
-        (root / f"{part}.csv").write_text("\n".join(lines) + "\n")
+        (root / f"{part}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return {part: str(root / f"{part}.csv") for part in lists}
 
 

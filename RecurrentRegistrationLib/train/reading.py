@@ -163,7 +163,7 @@ def _annotation(name: str, image: Volume, grid: Grid, matrix: np.ndarray | None,
 def _keypoints(path: Path, grid: Grid) -> np.ndarray:
     """Physical points `[K, d]`; a bare table of numbers holds voxel indices (i, j[, k]), as Learn2Reg has it."""
     try:
-        first = path.read_text().lstrip().split("\n", 1)[0]
+        first = path.read_text(encoding="utf-8").lstrip().split("\n", 1)[0]
     except OSError as error:
         raise InputError(f"there are no key points {path}.") from error
     if path.suffix != ".csv" or any(c.isalpha() for c in first.replace("e", "")):

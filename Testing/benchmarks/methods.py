@@ -72,7 +72,7 @@ def measured(name: str, size: tuple[int, ...], limits: Limits) -> list[dict]:
     text = "x".join(map(str, size))
     own = ["--threads", limits.threads, "--seconds", limits.seconds, "--gigabytes", limits.gigabytes]
     command = [sys.executable, __file__, name, "--size", text, "--here", *map(str, own)]
-    ended = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    ended = subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8")
     if ended.returncode not in (0, -signal.SIGXCPU, -signal.SIGKILL):
         raise SystemExit(f"error: {name} failed")
     return [json.loads(line) for line in ended.stdout.splitlines()]

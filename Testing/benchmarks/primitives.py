@@ -323,7 +323,9 @@ def main(
     Console().print(table)
     if json_file is not None:
         settings = {"copy_bytes_per_second": bandwidth, "product_flops": peak, "side": side, "device": where}
-        json_file.write_text(json.dumps(settings | {"primitives": [asdict(cost) for cost in costs]}, indent=1))
+        json_file.write_text(
+            json.dumps(settings | {"primitives": [asdict(cost) for cost in costs]}, indent=1), encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

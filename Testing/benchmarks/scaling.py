@@ -27,7 +27,7 @@ def trained(config: Path, settings: list[str]) -> dict[str, Any]:
         line = [sys.executable, "-m", "RecurrentRegistrationLib", "train", str(config), "-o", folder, *settings]
         subprocess.run(line, check=True, capture_output=True)
         last = max(Path(folder).rglob("model.json"), key=lambda path: path.stat().st_mtime)
-        return json.loads(last.read_text())["cost"]
+        return json.loads(last.read_text(encoding="utf-8"))["cost"]
 
 
 def main() -> None:

@@ -43,7 +43,7 @@ def blob(size: int, shift: float) -> np.ndarray:
 
 def memory() -> dict[str, float]:
     """Megabytes of this process: its own, and all that is resident (mapped files included)."""
-    rows = Path("/proc/self/status").read_text().splitlines()
+    rows = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     values = {row.split(":")[0]: row.split()[1] for row in rows if row.startswith(("RssAnon", "VmRSS"))}
     return {name: int(value) / 1024 for name, value in values.items()}
 

@@ -95,5 +95,5 @@ def write(data: Path, folder: Path) -> Path:
                 }
             )
     manifest = folder / "manifest.yaml"
-    manifest.write_text(yaml.safe_dump({"name": "synthetic", "initial": "moments", "pairs": pairs}))
+    manifest.write_text(yaml.safe_dump({"name": "synthetic", "initial": "moments", "pairs": pairs}), encoding="utf-8")
     return manifest

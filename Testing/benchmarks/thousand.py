@@ -24,7 +24,7 @@ from RecurrentRegistrationLib.volume import Grid, Volume, write_image
 TINY = """
 import os, sys
 here, output = os.path.dirname(os.path.abspath(__file__)), sys.argv[1]
-with open(os.path.join(here, "calls.txt"), "a") as calls:
+with open(os.path.join(here, "calls.txt"), "a", encoding="utf-8") as calls:
     calls.write(output + "\\n")
 os.link(os.path.join(here, "zero.nrrd"), os.path.join(output, "displacement.nrrd"))
 """
@@ -40,21 +40,21 @@ def write(folder: Path, pairs: int) -> Path:
         Volume(np.clip(9 - distance, 0, None).astype(np.float32)[None], grid).write(folder / f"{name}.nrrd")
         Volume((distance < 6).astype(np.uint8)[None], grid).write(folder / f"{name}_labels.nrrd")
     write_image(DisplacementField.zero(grid).to_image(), folder / "zero.nrrd")
-    (folder / "tiny.py").write_text(TINY)
+    (folder / "tiny.py").write_text(TINY, encoding="utf-8")
     content = {
         "name": "thousand",
         "methods": {"tiny": {"command": f"{sys.executable} -S {folder / 'tiny.py'} {{output}}"}},
         **{key: f"{key}.nrrd" for key in ("fixed", "moving", "fixed_labels", "moving_labels")},
         "pairs": [{"name": f"pair_{n:04d}"} for n in range(pairs)],
     }
-    (folder / "manifest.yaml").write_text(yaml.safe_dump(content))
+    (folder / "manifest.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     return folder / "manifest.yaml"
 
 
 def resident_mib(process: int) -> float:
     """Memory that a process holds now, 0 where it has ended; Linux."""
     status = Path(f"/proc/{process}/status")
-    lines = status.read_text().splitlines() if status.exists() else []
+    lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS")), 0.0)
 
 
@@ -84,7 +84,7 @@ def main(
         told = ", ".join(f"{held[n]:.0f} MiB at {n}" for n in (min(held), max(held))) if held else "too short to tell"
         print(f"{'finished' if limit == pairs else 'killed'} with {count(rows)} rows; {told}", flush=True)
     keys = [row["key"] for row in Ledger(rows).rows()]
-    calls = len((out / "data" / "calls.txt").read_text().splitlines())
+    calls = len((out / "data" / "calls.txt").read_text(encoding="utf-8").splitlines())
     print(f"{len(keys)} rows, {len(set(keys))} different, {calls} registrations for {pairs} pairs and {stops} stops")
     raise typer.Exit(not (len(keys) == len(set(keys)) == pairs and calls <= pairs + stops))
 

@@ -121,7 +121,7 @@ def syn(case: Case, python: Path) -> Result:
         measure = HERE.parents[1] / "RecurrentRegistrationLib" / "benchmark" / "measure.py"
         command = ["python3", str(measure), str(cost), *adapter, "--modality", "mr", "--initial", "header"]
         subprocess.run(command, check=True, capture_output=True)
-        spent = json.loads(cost.read_text())
+        spent = json.loads(cost.read_text(encoding="utf-8"))
         transform = Transform.read(Path(folder) / "displacement.nrrd")
     folded = 100 * (transform.jacobian_determinant(case.images[0].grid) <= 0).float().mean().item()
     return Result(overlap(transform, case), folded, spent["seconds"], spent["cpu_seconds"])

@@ -23,9 +23,14 @@ def test_strict_build_has_no_broken_link_and_no_raw_formula(tmp_path):
     pytest.importorskip("mkdocs", reason="needs the extra 'docs'")
     pytest.importorskip("mkdocstrings", reason="needs the extra 'docs'")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
-    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    built = subprocess.run(
+        command, cwd=ROOT, capture_output=True, encoding="utf-8", env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     assert built.returncode == 0, built.stdout + built.stderr
-    pages = {path.relative_to(tmp_path / "site"): path.read_text() for path in (tmp_path / "site").rglob("*.html")}
+    pages = {
+        path.relative_to(tmp_path / "site"): path.read_text(encoding="utf-8")
+        for path in (tmp_path / "site").rglob("*.html")
+    }
     assert len(pages) > len(PAGES)
     assert "<math" in pages[Path("methods.html")]
     for page in pages.values():
@@ -35,16 +40,16 @@ def test_strict_build_has_no_broken_link_and_no_raw_formula(tmp_path):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(DOCS)))
 def test_files_that_a_page_names_exist(page):
-    named = set(re.findall(r"`((?:[\w.-]+/)+[\w.-]+\.(?:py|yaml|md))`", page.read_text()))
+    named = set(re.findall(r"`((?:[\w.-]+/)+[\w.-]+\.(?:py|yaml|md))`", page.read_text(encoding="utf-8")))
     places = (ROOT, ROOT / "RecurrentRegistrationLib")
     missing = {name for name in named if not any((place / name).exists() for place in places)}
     assert not missing
 
 
 def test_example_of_a_method_runs(tmp_path):
-    code = re.search(r"```python\n(.*?)```", (DOCS / "extending.md").read_text(), re.DOTALL)[1]
+    code = re.search(r"```python\n(.*?)```", (DOCS / "extending.md").read_text(encoding="utf-8"), re.DOTALL)[1]
     file = tmp_path / "descent.py"
-    file.write_text(code)
+    file.write_text(code, encoding="utf-8")
     spec = importlib.util.spec_from_file_location("descent", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -49,6 +49,6 @@ def command() -> Command:
     def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
         line = [sys.executable, "-m", "RecurrentRegistrationLib", *map(str, arguments)]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        return subprocess.run(line, capture_output=True, text=True, check=False, env=environment, **options)
+        return subprocess.run(line, capture_output=True, encoding="utf-8", check=False, env=environment, **options)
 
     return run

@@ -47,7 +47,7 @@ def written(image: sitk.Image, path: Path) -> Path:
 
 def text(path: Path) -> Path:
     """A file that is no image."""
-    path.write_text("not an image at all\n" * 20)
+    path.write_text("not an image at all\n" * 20, encoding="utf-8")
     return path
 
 
@@ -177,8 +177,8 @@ def test_incomplete_command_lines(line, output, capsys):
 def test_commands_refuse_what_does_not_fit(images, output, tmp_path, capsys):
     shift = tmp_path / "shift.tfm"
     sitk.WriteTransform(sitk.TranslationTransform(3, (1, 2, 3)), str(shift))
-    (tmp_path / "two.csv").write_text("1,2,3\n4,5,6\n")
-    (tmp_path / "one.csv").write_text("1,2,3\n")
+    (tmp_path / "two.csv").write_text("1,2,3\n4,5,6\n", encoding="utf-8")
+    (tmp_path / "one.csv").write_text("1,2,3\n", encoding="utf-8")
     fixed, moving, flat = images / "fixed.nrrd", images / "moving.nrrd", images / "fixed2d.nrrd"
     out = output / "out.nrrd"
     refused(["apply", flat, shift, "-r", fixed, "-o", out], capsys, output, "must agree")
@@ -196,7 +196,7 @@ def test_commands_refuse_what_does_not_fit(images, output, tmp_path, capsys):
 
 
 def test_a_place_that_cannot_be_written(images, output, tmp_path, capsys):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     for place in (tmp_path / "file", tmp_path / "file" / "out"):
         line = ["register", images / "fixed2d.nrrd", images / "moving2d.nrrd", "-o", place, *QUICK]
         refused(line, capsys, output, "Cannot write")

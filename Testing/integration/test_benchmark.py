@@ -23,7 +23,7 @@ SCRIPT = """
 import os, sys
 fixed, output = sys.argv[1:]
 folder = os.path.dirname(os.path.abspath(__file__))
-with open(os.path.join(folder, "calls.txt"), "a") as calls:
+with open(os.path.join(folder, "calls.txt"), "a", encoding="utf-8") as calls:
     calls.write(fixed + "\\n")
 os.link(os.path.join(folder, "zero.nrrd"), os.path.join(output, "displacement.nrrd"))
 """
@@ -34,7 +34,7 @@ def folder(images: Path, tmp_path: Path) -> Path:
     """A folder with the tiny method's script and its answer."""
     field = DisplacementField.zero(Volume.read(images / "fixed2d.nrrd").grid)
     write_image(field.to_image(), tmp_path / "zero.nrrd")
-    (tmp_path / "tiny.py").write_text(SCRIPT)
+    (tmp_path / "tiny.py").write_text(SCRIPT, encoding="utf-8")
     return tmp_path
 
 
@@ -52,7 +52,7 @@ def manifest(folder: Path, images: Path, *, pairs: int = 2, methods: dict | None
         **entries,
     }
     file = folder / "manifest.yaml"
-    file.write_text(yaml.safe_dump(content))
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
     return file
 
 
@@ -82,14 +82,14 @@ def test_one_command_gives_rows_tables_tests_figures_and_a_page(command, folder,
     assert float(moved["correlation"]) > float(nothing["correlation"])
     assert float(moved["seconds"]) > 0
     assert int(moved["steps"]) == 2
-    steps = json.loads((out / "set" / "runs" / "p0" / "ours" / "steps.json").read_text())
+    steps = json.loads((out / "set" / "runs" / "p0" / "ours" / "steps.json").read_text(encoding="utf-8"))
     assert [step["index"] for step in steps] == [1, 2]
     assert steps[-1]["dice"] == pytest.approx(float(moved["dice"]))
-    page = (out / "set" / "report.html").read_text()
+    page = (out / "set" / "report.html").read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") >= 5  # boxes, time, steps, two worst cases and more
     assert 'src="data:' in page
     assert "http" not in page.replace("http-equiv", "")  # needs nothing from outside
-    assert "ours" in document.read_text()
+    assert "ours" in document.read_text(encoding="utf-8")
     for name in (
         "summary.md",
         "summary.tex",
@@ -109,7 +109,9 @@ def test_interrupted_run_goes_on_without_loss_or_double_work(folder, images):
     table = folder / "out" / "set" / "rows.csv"
     first = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     give_up = time.monotonic() + 200
-    while time.monotonic() < give_up and (not table.exists() or len(table.read_text().splitlines()) < 4):
+    while time.monotonic() < give_up and (
+        not table.exists() or len(table.read_text(encoding="utf-8").splitlines()) < 4
+    ):
         time.sleep(0.01)
     first.send_signal(signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
     first.wait()
@@ -121,7 +123,7 @@ def test_interrupted_run_goes_on_without_loss_or_double_work(folder, images):
     after = rows(folder)
     assert after[: len(before)] == before
     assert sorted(row["pair"] for row in after) == sorted(f"p{n}" for n in range(pairs))
-    calls = len((folder / "calls.txt").read_text().splitlines())
+    calls = len((folder / "calls.txt").read_text(encoding="utf-8").splitlines())
     assert pairs <= calls <= pairs + 1  # the one that was under way was not finished
     assert not list((folder / "out" / "set" / "runs").glob("*/.unfinished-*"))
 
@@ -153,7 +155,9 @@ def test_a_wrong_manifest_is_refused_with_one_line(folder, images, capsys, entri
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal")
 def test_a_terminated_run_takes_its_registration_with_it(folder, images):
-    (folder / "slow.py").write_text(f"import time\nopen({str(folder / 'began')!r}, 'w')\ntime.sleep(60)\n")
+    (folder / "slow.py").write_text(
+        f"import time\nopen({str(folder / 'began')!r}, 'w')\ntime.sleep(60)\n", encoding="utf-8"
+    )
     slow = {"command": f"{sys.executable} -S {folder / 'slow.py'}"}
     file = manifest(folder, images, methods={"slow": slow})
     line = [sys.executable, "-m", "RecurrentRegistrationLib", "benchmark", str(file), "-o", str(folder / "out")]

@@ -67,7 +67,10 @@ def test_ablations_can_be_made_and_trained(path, data):
 def test_pairs_can_come_from_another_manifest(data, tmp_path):
     (data / "x.nrrd").touch()
     other = tmp_path / "other.yaml"
-    other.write_text(yaml.safe_dump({"name": "mine", "pairs": [{"name": "p", "fixed": "x.nrrd", "moving": "x.nrrd"}]}))
+    other.write_text(
+        yaml.safe_dump({"name": "mine", "pairs": [{"name": "p", "fixed": "x.nrrd", "moving": "x.nrrd"}]}),
+        encoding="utf-8",
+    )
     found = manifest.read(MANIFESTS / "ablations" / "rwcnet_nlst.yaml", data, pairs=other)
     assert (found.name, found.against, [pair.name for pair in found.pairs]) == ("rwcnet_nlst", "full", ["p"])
     assert len(found.contenders) == 4
@@ -90,6 +93,8 @@ def test_options_of_a_method_are_read_as_yaml():
 def test_labels_that_would_share_a_folder_are_refused(data, tmp_path):
     file = tmp_path / "m.yaml"
     pairs = [{"name": "p", "fixed": "hippocampus/images/a.nrrd", "moving": "hippocampus/images/b.nrrd"}]
-    file.write_text(yaml.safe_dump({"name": "m", "pairs": pairs, "methods": {"a b": "none", "a/b": "none"}}))
+    file.write_text(
+        yaml.safe_dump({"name": "m", "pairs": pairs, "methods": {"a b": "none", "a/b": "none"}}), encoding="utf-8"
+    )
     with pytest.raises(InputError, match="folder of the method 'a_b' twice"):
         manifest.read(file, data)

@@ -55,7 +55,7 @@ def test_displacement_and_transform_are_one_map(result, images):
 
 def test_the_report_tells_everything(result, images):
     end, folder = result
-    report = json.loads((folder / "report.json").read_text())
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     assert report["inputs"]["fixed"]["path"] == str(images / f"fixed{end}.nrrd")
     assert len(report["inputs"]["moving"]["sha256"]) == 64
     assert {"method", "preset", "device", "seed", "versions", "seconds", "peak_memory_bytes"} <= report.keys()

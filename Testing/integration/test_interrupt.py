@@ -27,7 +27,7 @@ def started(images: Path, output: Path, *more: str) -> subprocess.Popen[str]:
     # Whoever started the tests in the background may have had Ctrl-C ignored, which children inherit.
     heard = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        return subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        return subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", env=environment)
     finally:
         signal.signal(signal.SIGINT, heard)
 
@@ -68,7 +68,7 @@ def test_in_the_deformation_the_finished_steps_are_kept(images, tmp_path):
     assert status == 130, said
     assert "the last finished step is written" in said
     assert {file.name for file in (tmp_path / "out").iterdir()} == COMPLETE
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     assert 0 < len(report["steps"]) < 100000
     assert Transform.read(tmp_path / "out" / "transform.h5").dimension == 2
     assert [file.name for file in tmp_path.iterdir()] == ["out"]

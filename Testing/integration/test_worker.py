@@ -30,7 +30,7 @@ class Client:
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         command = [sys.executable, *(line or ("-m", "RecurrentRegistrationLib", "worker"))]
-        self.process = subprocess.Popen(command, text=True, env=environment, **pipes)
+        self.process = subprocess.Popen(command, encoding="utf-8", env=environment, **pipes)
         self._events: queue.Queue[dict[str, Any]] = queue.Queue()
         self.errors: list[str] = []
         readers = (self._read, lambda: self.errors.extend(self.process.stderr))

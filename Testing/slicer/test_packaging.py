@@ -22,7 +22,9 @@ def tracked(folder: str) -> set[str]:
     """Files of a folder that git knows, relative to it."""
     if shutil.which("git") is None or not (ROOT / ".git").exists():
         pytest.skip("this is no git checkout")
-    listed = subprocess.run(["git", "ls-files", folder], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        ["git", "ls-files", folder], cwd=ROOT, capture_output=True, encoding="utf-8", check=True
+    ).stdout
     return {name.removeprefix(f"{folder}/") for name in listed.splitlines() if (ROOT / name).exists()}
 
 
@@ -123,10 +125,11 @@ def test_a_file_that_is_not_listed_stops_the_build(folder, stray, tmp_path):
     (tmp_path / "CMakeLists.txt").write_text(
         "cmake_minimum_required(VERSION 3.16)\nproject(Packaging NONE)\n"
         "macro(slicerMacroBuildScriptedModule)\nendmacro()\n"
-        f"add_subdirectory({folder})\n"
+        f"add_subdirectory({folder})\n",
+        encoding="utf-8",
     )
     command = ["cmake", "-S", str(tmp_path), "-B", str(tmp_path / "build")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert (done.returncode != 0) == stray, done.stderr
     assert ("stray.py" in done.stderr) == stray
 

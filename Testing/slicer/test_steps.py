@@ -77,7 +77,7 @@ def test_the_displacements_are_mapped_not_copied(steps):
     lines = Path("/proc/self/maps")
     if address is None or not lines.exists():
         pytest.skip("needs Linux to look at the memory")
-    ranges = [line.split() for line in lines.read_text().splitlines() if ".npy" in line]
+    ranges = [line.split() for line in lines.read_text(encoding="utf-8").splitlines() if ".npy" in line]
     assert any(int(low, 16) <= address < int(high, 16) for low, high in (row[0].split("-") for row in ranges))
 
 

@@ -225,7 +225,7 @@ def test_weights_are_shown_and_deleted(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
         (tmp_path / name / setup.WEIGHTS).write_bytes(name.encode())
         card = {"summary": summary, "sha256": hashlib.sha256(b"good").hexdigest()}
-        (tmp_path / name / setup.CARD).write_text(json.dumps(card))
+        (tmp_path / name / setup.CARD).write_text(json.dumps(card), encoding="utf-8")
     bad, good = setup.weights()
     assert (good.name, good.size, good.text) == ("good", 4, "For brains.")
     assert "damaged" in bad.text

@@ -401,7 +401,7 @@ worker.serve()
 def test_a_disk_that_cannot_be_written(panel, ui, monkeypatch, tmp_path):
     choose(ui, volume("Fixed"), volume("Moving", 2))
     before = nodes()
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setattr(panel.widget.logic, "_folder", tmp_path / "file")
     ui.applyButton.click()
     sentence(ui.statusLabel.text, "write|written|folder|space")
@@ -610,14 +610,14 @@ def test_the_folder_of_the_weights_is_told_and_opened(panel, ui, monkeypatch, tm
     ui.openWeightsButton.click()
     assert opened == [str(folder)]
     assert folder.is_dir()  # there is nothing to open otherwise
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv("RECURRENT_REGISTRATION_MODELS", str(tmp_path / "file" / "Models"))
     ui.openWeightsButton.click()
     sentence(ui.statusLabel.text, "folder of the weights")
     assert len(opened) == 1
     monkeypatch.setenv("RECURRENT_REGISTRATION_MODELS", str(folder))
     (folder / "mine").mkdir()
-    (folder / "mine" / "card.json").write_text("{}")
+    (folder / "mine" / "card.json").write_text("{}", encoding="utf-8")
     ui.refreshSetupButton.click()
     assert ui.weightsTable.rowCount == 1
     assert "damaged" in ui.weightsTable.item(0, 3).text()

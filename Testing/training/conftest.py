@@ -54,7 +54,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
                 place = place.setdefault(section, {})
             place[key] = value
         file = tmp_path / f"{name}.yaml"
-        file.write_text(yaml.safe_dump(tree))
+        file.write_text(yaml.safe_dump(tree), encoding="utf-8")
         return file
 
     return written

@@ -53,10 +53,13 @@ def test_there_is_one_for_every_table() -> None:
 
 
 def test_bases_are_merged_and_stages_inherit(tmp_path: Path) -> None:
-    (tmp_path / "base.yaml").write_text("a: {x: 1, y: 2}\nlosses: [1, 2]\ndata: {class_path: A, init_args: {n: 1}}\n")
+    (tmp_path / "base.yaml").write_text(
+        "a: {x: 1, y: 2}\nlosses: [1, 2]\ndata: {class_path: A, init_args: {n: 1}}\n", encoding="utf-8"
+    )
     (tmp_path / "own.yaml").write_text(
         "base: base.yaml\na: {y: 3}\nlosses: [3]\ndata: {init_args: {m: 2}}\n"
-        "stages: [{name: first, a: {z: 4}}, {name: second, data: {class_path: B}}]\n"
+        "stages: [{name: first, a: {z: 4}}, {name: second, data: {class_path: B}}]\n",
+        encoding="utf-8",
     )
     tree = configuration.read(tmp_path / "own.yaml")
     assert (tree["a"], tree["losses"]) == ({"x": 1, "y": 3}, [3])
@@ -77,6 +80,6 @@ def test_bases_are_merged_and_stages_inherit(tmp_path: Path) -> None:
     ],
 )
 def test_says_what_is_wrong_with_a_file(text: str, sentence: str, tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text(text)
+    (tmp_path / "config.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=sentence):
         configuration.read(tmp_path / "config.yaml")

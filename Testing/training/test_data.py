@@ -148,7 +148,7 @@ def test_cutting_keeps_voxels_and_key_points_where_they_were(tmp_path: Path) -> 
     array = np.zeros((1, 7, 8, 9), np.float32)
     array[0, 4, 3, 6] = 50.0
     Volume(array, grid).write(tmp_path / "a.nrrd")
-    (tmp_path / "a.csv").write_text("6,3,4\n")
+    (tmp_path / "a.csv").write_text("6,3,4\n", encoding="utf-8")
     case = Case("a", "a", str(tmp_path / "a.nrrd"), keypoints=str(tmp_path / "a.csv"))
     for reader in (Reader(window=(0, 50)), Reader(window=(0, 50), shape=(12, 10, 11))):
         sample = reader(case)
@@ -161,7 +161,7 @@ def test_key_points_follow_a_change_of_spacing(tmp_path: Path) -> None:
     array = np.zeros((1, 20, 24, 22), np.float32)
     array[0, 9:12, 11:14, 6:9] = 1.0
     Volume(array, Grid.regular((20, 24, 22))).write(tmp_path / "a.nrrd")
-    (tmp_path / "a.csv").write_text("7,12,10\n")
+    (tmp_path / "a.csv").write_text("7,12,10\n", encoding="utf-8")
     case = Case("a", "a", str(tmp_path / "a.nrrd"), keypoints=str(tmp_path / "a.csv"))
     sample = Reader(window=(0, 1), spacing=2.0, shape=(10, 12, 11))(case)
     weights = sample["image"][0]
@@ -290,22 +290,22 @@ def test_a_missing_data_set_is_told(make: Callable[[Path], Collection], sentence
     [("", "no pair"), ("a\n", "columns"), ("fixed,moving\nx/a.nrrd,y/a.nrrd\n", "same name")],
 )
 def test_a_broken_list_is_told(text: str, sentence: str, tmp_path: Path) -> None:
-    (tmp_path / "list.csv").write_text(text)
+    (tmp_path / "list.csv").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=sentence):
         PairList(tmp_path / "list.csv").collect()
 
 
 def test_a_list_without_a_header_is_read_as_moving_first(tmp_path: Path) -> None:
-    (tmp_path / "list.txt").write_text("m.nii.gz f.nii.gz ml.nii.gz fl.nii.gz\n")
+    (tmp_path / "list.txt").write_text("m.nii.gz f.nii.gz ml.nii.gz fl.nii.gz\n", encoding="utf-8")
     collection = PairList(tmp_path / "list.txt").collect()
     assert collection.pairs[TRAIN] == (("f", "m"),)
     assert {c.name: Path(str(c.labels)).name for c in collection.cases} == {"f": "fl.nii.gz", "m": "ml.nii.gz"}
 
 
 def test_a_damaged_learn2reg_file_is_told(tmp_path: Path) -> None:
-    (tmp_path / "x_dataset.json").write_text("{")
+    (tmp_path / "x_dataset.json").write_text("{", encoding="utf-8")
     with pytest.raises(InputError, match="no JSON"):
         Learn2Reg(tmp_path).collect()
-    (tmp_path / "x_dataset.json").write_text(json.dumps({"training": []}))
+    (tmp_path / "x_dataset.json").write_text(json.dumps({"training": []}), encoding="utf-8")
     with pytest.raises(InputError, match="no images"):
         Learn2Reg(tmp_path).collect()

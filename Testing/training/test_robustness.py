@@ -73,7 +73,9 @@ def test_two_processes_are_one_with_twice_the_batch(write: Callable[..., Path], 
         str(tmp_path / "two"),
         *settings,
     ]
-    done = subprocess.run(line, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        line, capture_output=True, encoding="utf-8", check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     one, two = load_file(str(single)), load_file(str(tmp_path / "two" / "model.safetensors"))
     start = load_file(
@@ -87,7 +89,7 @@ def test_two_processes_are_one_with_twice_the_batch(write: Callable[..., Path], 
 
 def test_weights_come_with_their_story(write: Callable[..., Path], tmp_path: Path) -> None:
     path = train(Work(write(trainer__max_steps=1, seed_everything=7), tmp_path / "out"))
-    story = json.loads(path.with_suffix(".json").read_text())
+    story = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     assert (story["name"], story["dimension"], story["options"], story["seed"]) == ("rcn", 2, {"width": 4}, 7)
     assert story["spacing"] == [1.0, 1.0]
     assert story["configuration"]["settings"]["model"]["steps"] == 2

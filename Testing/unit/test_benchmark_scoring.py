@@ -47,7 +47,7 @@ def shifted(tmp_path_factory: pytest.TempPathFactory) -> Pair:
             Volume(array, grid).write(files[key])
         files[f"{name}_points"] = folder / f"{name}.txt"
         index = grid.index(at + np.array([5, 3, -4]))
-        files[f"{name}_points"].write_text("index\n1\n" + " ".join(map(str, index)) + "\n")
+        files[f"{name}_points"].write_text("index\n1\n" + " ".join(map(str, index)) + "\n", encoding="utf-8")
     files["reference_field"] = folder / "truth.nrrd"
     write_image(translation(SHIFT).displacement_on(FIXED).to_image(), files["reference_field"])
     return Pair("shifted", structures={"ball": (3, 8)}, **files)

@@ -48,11 +48,11 @@ def test_endings_of_two_parts_are_one_ending():
 
 def test_the_file_appears_when_the_block_has_ended_well(tmp_path):
     with complete(tmp_path / "new" / "a.txt") as temporary:
-        temporary.write_text("whole")
+        temporary.write_text("whole", encoding="utf-8")
         assert temporary.suffix == ".txt"
         assert not (tmp_path / "new" / "a.txt").exists()
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["a.txt"]
-    assert (tmp_path / "new" / "a.txt").read_text() == "whole"
+    assert (tmp_path / "new" / "a.txt").read_text(encoding="utf-8") == "whole"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no permission bits")
@@ -65,12 +65,12 @@ def test_others_may_read_it_as_any_new_file(tmp_path):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, RuntimeError, MemoryError])
 def test_an_interrupted_block_leaves_the_old_file(tmp_path, error):
-    (tmp_path / "a.txt").write_text("old")
+    (tmp_path / "a.txt").write_text("old", encoding="utf-8")
     with pytest.raises(error), complete(tmp_path / "a.txt") as temporary:  # noqa: PT012
-        temporary.write_text("ne")
+        temporary.write_text("ne", encoding="utf-8")
         raise error("in the middle")
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
-    assert (tmp_path / "a.txt").read_text() == "old"
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "old"
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):

@@ -253,7 +253,7 @@ def test_a_disk_without_room_for_compiled_kernels(tmp_path):
         env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)},
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000)),
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -271,7 +271,9 @@ spatial.warp(image, image.expand(1, 3, 8, 8, 8).contiguous())
 print(torch.get_num_threads())
 """
     environment = {**os.environ, "NUMBA_NUM_THREADS": "2"}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, encoding="utf-8", check=True
+    )
     assert done.stdout == "1\n"
 
 
@@ -283,7 +285,7 @@ def test_idle_threads_sleep_unless_the_user_says_otherwise(given, used):
         [sys.executable, "-c", code],
         env=environment | ({} if given is None else {"OMP_WAIT_POLICY": given}),
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=True,
     )
     assert done.stdout.split() == [used, "False"]

@@ -50,7 +50,9 @@ def test_slicer_files_hold_three_coordinates_also_in_two_dimensions(tmp_path):
 def test_fcsv_believes_its_header(tmp_path, head, expected):
     file = tmp_path / "points.fcsv"
     columns = "# columns = id,x,y,z,ow,ox,oy,oz,vis,sel,lock,label,desc,associatedNodeID\n"
-    file.write_text(f"# Markups fiducial file version = 4.10\n{head}{columns}n1,1,2,3,0,0,0,1,1,1,0,F-1,,\n")
+    file.write_text(
+        f"# Markups fiducial file version = 4.10\n{head}{columns}n1,1,2,3,0,0,0,1,1,1,0,F-1,,\n", encoding="utf-8"
+    )
     points = read_points(file)
     assert points.positions.tolist() == [expected]
     assert points.labels == ("F-1",)
@@ -61,7 +63,9 @@ def test_markups_believe_their_system_and_skip_points_not_placed(tmp_path, syste
     placed = {"label": "F-1", "position": [1, 2, 3]}
     missing = {"label": "F-2", "positionStatus": "undefined"}
     file = tmp_path / "points.mrk.json"
-    file.write_text(json.dumps({"markups": [{"coordinateSystem": system, "controlPoints": [placed, missing]}]}))
+    file.write_text(
+        json.dumps({"markups": [{"coordinateSystem": system, "controlPoints": [placed, missing]}]}), encoding="utf-8"
+    )
     points = read_points(file)
     assert points.positions.tolist() == [expected]
     assert points.labels == ("F-1",)
@@ -78,13 +82,13 @@ def test_markups_believe_their_system_and_skip_points_not_placed(tmp_path, syste
     ],
 )
 def test_csv_is_read_by_its_columns(tmp_path, text, expected):
-    (tmp_path / "points.csv").write_text(text)
+    (tmp_path / "points.csv").write_text(text, encoding="utf-8")
     assert read_points(tmp_path / "points.csv").positions.tolist() == expected
 
 
 def test_elastix_indices_are_placed_by_the_image(tmp_path):
     file = tmp_path / "points.txt"
-    file.write_text("index\n2\n0 0 0\n2 1 3\n")
+    file.write_text("index\n2\n0 0 0\n2 1 3\n", encoding="utf-8")
     assert read_points(file, OBLIQUE).positions.tolist() == [[10, -20, 30], [12, -21, 39]]
     with pytest.raises(InputError, match="name the image"):
         read_points(file)
@@ -107,7 +111,7 @@ def test_elastix_indices_are_placed_by_the_image(tmp_path):
     ],
 )
 def test_what_cannot_be_read_is_said_in_one_sentence(tmp_path, name, text, message):
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=message) as caught:
         read_points(tmp_path / name)
     assert "\n" not in str(caught.value)

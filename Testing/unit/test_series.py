@@ -94,7 +94,7 @@ def test_command_writes_transforms_images_report_and_picture(frames, landmarks, 
     command = ["series", str(tmp_path / "cine.nrrd"), "--slices", "-o", str(tmp_path / "out"), "--template", "1"]
     options = ["--method", "demons", "--landmarks", str(tmp_path / "points_{frame}.csv"), "--quiet"]
     assert run([*command, *options]) == 0, capsys.readouterr().err
-    report = json.loads((tmp_path / "out" / "series.json").read_text())
+    report = json.loads((tmp_path / "out" / "series.json").read_text(encoding="utf-8"))
     assert report["template"] == 1
     assert report["landmarks_mm"]["before"]["mean"] == pytest.approx((4 + 7 + 1) / 3)
     assert report["landmarks_mm"]["after"]["mean"] < 2

@@ -252,7 +252,7 @@ class TestDicom:
         assert np.array_equal(Volume.read(f"{tmp_path / 'scan'}#{uid}").array[0], second)
 
     def test_a_folder_without_is_refused(self, tmp_path):
-        (tmp_path / "note.txt").write_text("no image")
+        (tmp_path / "note.txt").write_text("no image", encoding="utf-8")
         with pytest.raises(InputError, match="no DICOM series"):
             Volume.read(tmp_path)
 

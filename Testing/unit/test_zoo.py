@@ -138,7 +138,7 @@ def test_weights_of_another_shape_are_refused(shelf):
 
 @pytest.mark.parametrize("content", ["{", "[]", json.dumps({"name": "phantom-riir", "held_back": []})])
 def test_broken_cards_are_named(shelf, content):
-    (shelf / "phantom-riir" / zoo.CARD).write_text(content)
+    (shelf / "phantom-riir" / zoo.CARD).write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=r"phantom-riir/card\.json"):
         zoo.models()
 

@@ -36,7 +36,7 @@ class Learn2Reg(Source):
                 f"There is no *_dataset.json in {root}: get the task's data from learn2reg.grand-challenge.org."
             )
         try:
-            content = json.loads(files[0].read_text())
+            content = json.loads(files[0].read_text(encoding="utf-8"))
         except ValueError as error:
             raise InputError(f"{files[0]} is no JSON file: it is damaged.") from error
         entries = [*content.get("training", []), *content.get("test", [])]

@@ -50,7 +50,7 @@ class PairList(Source):
 
 def _rows(path: Path) -> list[dict[str, str]]:
     try:
-        lines = [line for line in path.read_text().splitlines() if line.strip()]
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except OSError as error:
         raise InputError(f"There is no list {path}: write it as training/README.md says.") from error
     separator = next((s for s in ",\t" if lines and s in lines[0]), " ")
