@@ -21,6 +21,7 @@ from RecurrentRegistrationLib import kernels
 
 Padding = Literal["zeros", "border"]
 Mode = Literal["bilinear", "nearest"]
+SWEEPS = 5  # of an inversion over all points; few are left after them
 Device = torch.device | str | None
 
 
@@ -166,15 +167,65 @@ class Inverse:
     max_residual: float
 
 
-def invert(displacement: Tensor, *, iterations: int = 50, tolerance: float = 1e-3) -> Inverse:
-    """Invert `id + u` by the fixed point `v(p) <- -u(p + v(p))` until no voxel moves by more than `tolerance`."""
-    inverse = -displacement
+def preimage(
+    displacement: Tensor,
+    coordinates: Tensor,
+    *,
+    start: Tensor | None = None,
+    iterations: int = 50,
+    tolerance: float = 1e-3,
+) -> Tensor:
+    """Where each point came from: `x` with `x + u(x) = p`.
+
+    The fixed point `x <- p - u(x)`: a few sweeps over all points, then steps for those that are left, halved wherever
+    they do not lead closer. Where `u` is steep, whole steps would jump to and fro for ever.
+
+    Args:
+        displacement: `u`, `[B, d, *M]` in voxels; beyond the lattice it goes on as at its border.
+        coordinates: `p`, `[B, d, *S]` in voxels of that lattice.
+        start: where to begin, like `coordinates`; None for `p` itself.
+        iterations: at most, sweeps included.
+        tolerance: voxels by which `x + u(x)` may miss `p`.
+
+    Returns:
+        `x`, `[B, d, *S]`.
+    """
+    grid = identity_grid(coordinates.shape[2:], dtype=coordinates.dtype, device=coordinates.device)
+    target = (coordinates - grid).expand(displacement.shape[0], *coordinates.shape[1:])
+    shift = target if start is None else start - grid
+    for _ in range(min(SWEEPS, iterations)):
+        shift = target - warp(displacement, shift, padding="border")
+    miss = (shift + warp(displacement, shift, padding="border") - target).norm(dim=1)
+    found = grid + shift
+    for item, left in enumerate(miss > tolerance):
+        u, p = displacement[item : item + 1], (grid[0] + target[item])[:, left]
+        found[item][:, left] = _settled(u, p, found[item][:, left], iterations - SWEEPS, tolerance)
+    return found
+
+
+def _settled(displacement: Tensor, points: Tensor, start: Tensor, iterations: int, tolerance: float) -> Tensor:
+    """`preimage` of points `[d, N]` by careful steps, of those alone that still miss."""
+    found, pace = start.clone(), torch.ones_like(start[0])
+    before, left = torch.full_like(pace, torch.inf), torch.arange(len(pace), device=pace.device)
+    as_image = (1, len(points), *[1] * (len(points) - 1), -1)
     for _ in range(iterations):
-        following = -warp(displacement, inverse, padding="border")
-        change = (following - inverse).abs().max()
-        inverse = following
-        if change < tolerance:
+        if not len(left):
             break
+        here = found[:, left]
+        moved = sample_at(displacement, here.reshape(as_image), padding="border").reshape_as(here)
+        miss = here + moved - points[:, left]
+        distance = miss.norm(dim=0)
+        pace[left] = torch.where(distance > 0.8 * before[left], (pace[left] / 2).clamp(min=1 / 16), pace[left])
+        found[:, left], before[left] = here - pace[left] * miss, distance
+        left = left[distance > tolerance]
+    return found
+
+
+def invert(displacement: Tensor, *, iterations: int = 50, tolerance: float = 1e-3) -> Inverse:
+    """Invert `id + u` on its own lattice by `preimage`, until no voxel misses by more than `tolerance`."""
+    lattice = displacement.shape[2:]
+    identity = identity_grid(lattice, dtype=displacement.dtype, device=displacement.device)
+    inverse = preimage(displacement, identity, iterations=iterations, tolerance=tolerance) - identity
     residual = (inverse + warp(displacement, inverse, padding="border")).norm(dim=1)
     return Inverse(inverse, residual.mean().item(), residual.max().item())
 

@@ -33,5 +33,6 @@ def apply(
             f"The image is {volume.grid.dimension}D, the reference {grid.dimension}D and the transform "
             f"{chain.dimension}D: they must agree."
         )
-    pulled = (chain.inverse() if invert else chain).to_sitk()
+    # On the reference's voxels an inverse is exact.
+    pulled = (chain.inverse().displacement_on(grid) if invert else chain).to_sitk()
     write_image(resample(volume.to_sitk(), grid, pulled, interpolation=interpolation, background=background), output)

@@ -257,6 +257,28 @@ class TestInverse:
         back = transform.inverse().map_points(transform.map_points(points))
         assert np.linalg.norm(back - points, axis=1).max() < 0.05
 
+    def test_points_come_home_from_a_rough_field(self, grid):
+        noise = torch.rand(1, grid.dimension, *grid.shape, generator=torch.Generator().manual_seed(3))
+        rough = DisplacementField(0.4 * noise, grid)
+        assert spatial.jacobian_determinant(rough.values).min() > 0
+        transform = Transform((small_affine(grid), rough, small_affine(grid).inverse()))
+        points = random_points(grid, margin=3)
+        mapped = transform.map_points(points)
+        assert np.linalg.norm(transform.inverse().map_points(mapped) - points, axis=1).max() < 0.01
+
+    def test_its_displacement_on_a_lattice_is_as_exact(self, grid):
+        transform = Transform((smooth_field(grid, 1.0), small_affine(grid)))
+        inverse = transform.inverse()
+        lattice = grid.resampled([1.7 * s for s in grid.spacing])
+        centres = voxel_centres(lattice)
+        found = inverse.displacement_on(lattice).map_points(centres)
+        assert np.allclose(found, inverse.map_points(centres), atol=2e-3)
+
+    def test_points_that_were_moved_off_the_lattice_come_home(self, grid):
+        far = Transform((DisplacementField(torch.full((1, grid.dimension, *grid.shape), 3.0), grid),))
+        points = random_points(grid, margin=1)
+        assert np.allclose(far.inverse().map_points(far.map_points(points)), points, atol=1e-2)
+
     def test_residual_of_a_smooth_field_is_small(self, grid):
         field = smooth_field(grid, 1.5)
         inverse = spatial.invert(field.values)
