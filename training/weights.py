@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -148,7 +148,7 @@ def random_affine(centre: np.ndarray, how: Configuration, generator: np.random.G
 
 
 def pair(fixed: Subject, moving: Subject, target: Grid, matrix: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Fixed and moving image with their label maps, `[1, 1 + labels, *S]`; the images end where the fixed one does.
+    """Fixed and moving image, box, label maps, `[1, 2 + labels, *S]`; the moving image ends where the fixed one does.
 
     The matrix acts around the middle of the fixed labels, which first goes to that of the moving ones.
     """
@@ -156,12 +156,11 @@ def pair(fixed: Subject, moving: Subject, target: Grid, matrix: np.ndarray) -> t
     onto[:3, 3] = moving.middle - fixed.middle
     first, second = fixed.onto(target), moving.onto(target, onto @ matrix)
     second[:, :1] *= first[:, 1:2]
-    seen = [0, *range(2, first.shape[1])]
-    return first[:, seen], second[:, seen]
+    return first, second
 
 
 def draw(subjects: list[Subject], how: Configuration, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Random pairs: fixed and moving images with their label maps, `[batch, 1 + labels, *S]`."""
+    """Random pairs: fixed and moving images, boxes and label maps, `[batch, 2 + labels, *S]`."""
     pairs = []
     for _ in range(how.batch):
         first, second = (subjects[n] for n in generator.choice(len(subjects), 2, replace=False))
@@ -186,7 +185,7 @@ def loss(steps: list[Step], fixed: Tensor, moving: Tensor, how: Configuration) -
     total = fixed.new_zeros(())
     for weight, step in zip(weights, steps, strict=True):
         warped = spatial.warp(moving, step.displacement)
-        terms = how.dice * (1 - soft_dice(fixed[:, 1:], warped[:, 1:])) + how.smoothness * diffusion(step.displacement)
+        terms = how.dice * (1 - soft_dice(fixed[:, 2:], warped[:, 2:])) + how.smoothness * diffusion(step.displacement)
         if how.similarity:  # half of the time of a small network
             terms = terms + how.similarity * correlation(fixed[:, :1], warped[:, :1])
         total = total + weight * terms
@@ -202,8 +201,7 @@ def train(method: Method, subjects: list[Subject], validation: list[Subject], ho
     for iteration in range(1, how.iterations + 1):
         fixed, moving = draw(subjects, how, generator)
         method.train()
-        steps = list(method.steps(seen(method, fixed), seen(method, moving), count=how.steps))
-        value = loss(steps, fixed, moving, how)
+        value = loss(list(registered(method, fixed, moving, how)), fixed, moving, how)
         optimiser.zero_grad(set_to_none=True)
         value.backward()
         torch.nn.utils.clip_grad_norm_(method.parameters(), 1.0)
@@ -217,6 +215,17 @@ def train(method: Method, subjects: list[Subject], validation: list[Subject], ho
                 flush=True,
             )
     method.eval()
+
+
+def registered(method: Method, fixed: Tensor, moving: Tensor, how: Configuration) -> Iterator[Step]:
+    """The steps of a method, which as in `register` is told where each image was scanned."""
+    return method.steps(
+        seen(method, fixed),
+        seen(method, moving),
+        fixed_mask=fixed[:, 1:2],
+        moving_mask=moving[:, 1:2],
+        count=how.steps,
+    )
 
 
 def seen(method: Method, values: Tensor) -> Tensor:
@@ -235,10 +244,10 @@ def validated(method: Method, subjects: list[Subject], how: Configuration) -> tu
     neighbours = zip(subjects[::2], subjects[1::2], strict=True)
     pairs = [pair(first, second, first.lattice(how.size, how.spacing), np.eye(4)) for first, second in neighbours]
     fixed, moving = (torch.cat(images) for images in zip(*pairs, strict=True))
-    *_, last = method.steps(seen(method, fixed), seen(method, moving), count=how.steps)
+    *_, last = registered(method, fixed, moving, how)
     warped = spatial.warp(moving, last.displacement)
     before, after = (
-        soft_dice((fixed[:, 1:] > 0.5).float(), (maps[:, 1:] > 0.5).float()).item() for maps in (moving, warped)
+        soft_dice((fixed[:, 2:] > 0.5).float(), (maps[:, 2:] > 0.5).float()).item() for maps in (moving, warped)
     )
     return before, after, 100 * spatial.folding_fraction(last.displacement)
 

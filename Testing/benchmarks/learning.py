@@ -73,15 +73,15 @@ ONE_STAGE = {
 RECIPES: dict[str, Recipe] = {
     "avsm": Recipe(options={"affine_steps": 2}, steps=4, iterations=300, rate=1e-3),
     "cross-attention": Recipe(last_only=True, iterations=500),
-    "dual-prnet": Recipe(iterations=1500),
+    "dual-prnet": Recipe(supervised=False, iterations=2500),
     "global-local": Recipe(options={"width": 8}, iterations=1500),
     "gradirn": Recipe(options={"channels": 16}, iterations=600),
     "lapirn": Recipe(options={"channels": 16}, iterations=500),
     "r2n2": Recipe(options=GAUSSIANS, steps=8, iterations=800, rate=1e-3, batch=8, series=True),
-    "ran": Recipe(options={"heads": 2}, last_only=True, iterations=250, rate=5e-3),
+    "ran": Recipe(options={"heads": 2}, supervised=False, iterations=900, rate=4e-3),
     "rcn": Recipe(options={"width": 8}, iterations=1000),
     "riir": Recipe(iterations=300),
-    "rwcnet": Recipe(options=ONE_STAGE, steps=2, iterations=600, rate=2e-3),
+    "rwcnet": Recipe(options=ONE_STAGE, supervised=False, steps=2, iterations=600, rate=2e-3),
     "voxelmorph": Recipe(iterations=3000),
 }
 
