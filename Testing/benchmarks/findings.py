@@ -256,7 +256,7 @@ def affine(setting: Setting) -> Iterator[Claim]:
     """AVSM: several affine steps are better than one. As in the paper, a network of one step is trained first."""
     motion = Deformation(rotation=25, translation=6, scale=0.15, shear=0.1)
     draw, pairs = drawn_from(setting.train, motion), tested(drawn_from(setting.test, motion))
-    recipe = Recipe(options={"affine_steps": 3}, iterations=900, steps=1, rate=1e-3)
+    recipe = Recipe(options={"affine_steps": 3}, supervised=False, iterations=900, steps=1, rate=1e-3)
     begun = trained(setting, "avsm", recipe, draw)
     once = trained(setting, "avsm", replace(recipe, rate=5e-4), draw, begun)
     # A third of the iterations, each of which looks at a pair three times.
