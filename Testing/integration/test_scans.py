@@ -28,13 +28,19 @@ def scan(name: str) -> Volume:
     return Volume.read(SCANS / name)
 
 
-def registered(fixed: Volume, moving: Volume, options: Options | None = None, **others: Any) -> dict[str, Any]:
-    """What `evaluate` finds inside the fixed body after `register`; masks go to both, the rest to `evaluate`."""
-    masks = {key: value for key, value in others.items() if key.endswith("mask")}
-    found = register(fixed, moving, options=options or Options(), **masks)
-    body = masks.get("fixed_mask") or Volume(foreground(fixed.array[0])[None].astype(np.uint8), fixed.grid)
-    rest = {key: value for key, value in others.items() if key not in masks}
-    measured = evaluate(found.transform, fixed, moving, fixed_mask=body, **rest)
+def registered(
+    fixed: Volume,
+    moving: Volume,
+    options: Options | None = None,
+    *,
+    fixed_mask: Volume | None = None,
+    moving_mask: Volume | None = None,
+    **truth: Any,
+) -> dict[str, Any]:
+    """What `evaluate` finds inside the fixed body, with the labels or points of `truth`, after `register`."""
+    found = register(fixed, moving, options=options, fixed_mask=fixed_mask, moving_mask=moving_mask)
+    body = fixed_mask or Volume(foreground(fixed.array[0])[None].astype(np.uint8), fixed.grid)
+    measured = evaluate(found.transform, fixed, moving, fixed_mask=body, **truth)
     assert measured["folding"]["everywhere"]["voxels"] == 0
     assert measured["inverse_residual_mm"]["mean"] < 0.1
     return measured

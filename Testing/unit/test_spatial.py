@@ -233,9 +233,9 @@ class TestInvert:
 
     @shapes
     def test_the_residual_tells_of_a_folding_map(self, shape):
-        found = spatial.invert(3 * random_image(shape, len(shape)), iterations=20)
-        assert found.max_residual > 0.3
-        assert found.max_residual >= found.mean_residual > 0.01
+        found = spatial.invert(8 * random_image(shape, len(shape)), iterations=20)
+        assert found.mean_residual > 0.1
+        assert found.max_residual >= found.mean_residual
 
     @pytest.mark.parametrize("shape", [(40, 9), (40, 7, 5)], ids=str)
     @pytest.mark.parametrize("steepness", [1.5, 3.0, 6.0])
