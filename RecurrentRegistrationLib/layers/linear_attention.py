@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.layers.convolution import convolution, displacement_head
 from RecurrentRegistrationLib.layers.gaussian_field import coordinate_channels
 from RecurrentRegistrationLib.layers.residual_aligner import Alignment, SampleNorm, act, partner
@@ -42,27 +43,34 @@ class CrossAttention(nn.Module):
         self.narrow = convolution(dimension, 2 * channels, channels, kernel=1)
         self.norm_message, self.norm_output = SampleNorm(), SampleNorm()
 
-    def forward(self, features: Tensor) -> Tensor:
-        """The message `[2B, C, *S]` to add to features `[2B, C, *S]` of both sides."""
-        placed = torch.cat([features, coordinate_channels(features)], dim=1)
-        other = partner(placed)
+    def forward(self, features: Tensor, other: Tensor) -> Tensor:
+        """The message `[2B, C, *S]` to add to features `[2B, C, *S]` from their partners' `other`, likewise."""
+        places = coordinate_channels(features)
+        placed, other = (torch.cat([values, places], dim=1) for values in (features, other))
         message = linear_attention(self.query(placed), self.key(other), self.value(other))
         message = torch.cat([features, self.norm_message(self.merge(message))], dim=1)
         return self.norm_output(self.narrow(act(self.widen(message))))
 
 
 class AttentionAligner(nn.Module):
-    """Cross attention in the place of `ResidualAligner`: a convolution reads a residual displacement off each level."""
+    """Cross attention in the place of `ResidualAligner`: a convolution reads a residual displacement off each level.
+
+    As there, a level sees its partner through the alignment so far. A linear attention sums over the whole image, so
+    that the convolution is also shown the partner at its own place.
+    """
 
     def __init__(self, dimension: int, widths: Sequence[int]) -> None:
         super().__init__()
         self.attention = nn.ModuleList(CrossAttention(dimension, width) for width in widths)
-        self.residual = nn.ModuleList(displacement_head(dimension, 2 * width) for width in widths)
+        self.residual = nn.ModuleList(displacement_head(dimension, 3 * width) for width in widths)
 
     def forward(self, level: int, features: Tensor, previous: Alignment | None) -> tuple[Tensor, Alignment]:
         """See `ResidualAligner.forward`."""
-        message = self.attention[level](features)
-        displacement = self.residual[level](torch.cat([features, message], dim=1)).float()
+        other = partner(features)
+        if previous:
+            other = spatial.warp(other.float(), previous.displacement).to(other.dtype)
+        message = self.attention[level](features, other)
+        displacement = self.residual[level](torch.cat([features, message, other], dim=1)).float()
         if previous:
             displacement = displacement + previous.displacement
         return features + message, Alignment(displacement)

@@ -6,7 +6,7 @@ Shen, Han, Xu, Niethammer: Networks for Joint Affine and Non-parametric Image Re
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -16,7 +16,7 @@ from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.layers.affine_map import affine_displacement, compose_affine, few_voxels, identity_affine
 from RecurrentRegistrationLib.layers.affine_network import AffineNetwork
 from RecurrentRegistrationLib.layers.momentum_network import MomentumNetwork
-from RecurrentRegistrationLib.layers.vsvf import VSVF
+from RecurrentRegistrationLib.layers.vsvf import VSVF, MultiGaussian
 from RecurrentRegistrationLib.methods.base import Card, Clock, Method
 from RecurrentRegistrationLib.step import Step
 
@@ -54,7 +54,7 @@ class AVSM(Method):
             "target" image's, before it, as the composition of displacements does.
         affine_network: the network of the affine steps; None for the default.
         momentum_network: the network of the vSVF steps; None for the default.
-        vsvf: from momentum to map; None for the paper's.
+        vsvf: from momentum to map; a mapping holds options of `MultiGaussian`, as in a file; None for the paper's.
         checkpoint: recompute each step in the backward pass.
     """
 
@@ -68,14 +68,14 @@ class AVSM(Method):
         frame: Literal["source", "target"] = "source",
         affine_network: AffineNetwork | None = None,
         momentum_network: MomentumNetwork | None = None,
-        vsvf: VSVF | None = None,
+        vsvf: VSVF | Mapping[str, Any] | None = None,
         checkpoint: bool = False,
     ) -> None:
         super().__init__()
         self.affine_steps, self.frame, self.checkpoint = affine_steps, frame, checkpoint
         self.affine_network = affine_network or AffineNetwork(dimension)
         self.momentum_network = momentum_network or MomentumNetwork(dimension)
-        self.vsvf = vsvf or VSVF()
+        self.vsvf = VSVF(MultiGaussian(**vsvf)) if isinstance(vsvf, Mapping) else vsvf or VSVF()
 
     def steps(
         self,

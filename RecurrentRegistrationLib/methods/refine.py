@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ from RecurrentRegistrationLib.methods.base import Card, Clock, Method
 from RecurrentRegistrationLib.step import Step
 
 SIMILARITIES = {
-    "lncc": LocalCorrelation,
+    "lncc": partial(LocalCorrelation, epsilon=1e-3),  # contrasts below 3 % of the intensities say little
     "mse": MeanSquaredError,
     "nmi": MutualInformation,
     "mind": MindSSC,

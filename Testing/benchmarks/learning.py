@@ -72,7 +72,7 @@ ONE_STAGE = {
 }
 RECIPES: dict[str, Recipe] = {
     "avsm": Recipe(options={"affine_steps": 2}, steps=4, iterations=300, rate=1e-3),
-    "cross-attention": Recipe(last_only=True, iterations=500),
+    "cross-attention": Recipe(supervised=False, iterations=900),
     "dual-prnet": Recipe(supervised=False, iterations=2500),
     "global-local": Recipe(options={"width": 8}, iterations=1500),
     "gradirn": Recipe(options={"channels": 16}, iterations=600),

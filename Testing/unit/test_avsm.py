@@ -7,7 +7,7 @@ import torch
 
 from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.layers.affine_map import affine_displacement, compose_affine, identity_affine
-from RecurrentRegistrationLib.layers.vsvf import VSVF
+from RecurrentRegistrationLib.layers.vsvf import VSVF, MultiGaussian
 from RecurrentRegistrationLib.methods.avsm import AVSM, affine_weight, both_directions
 
 SHAPES = [(33, 26), (19, 18, 23)]
@@ -36,6 +36,14 @@ def test_any_number_of_affine_and_vsvf_steps(shape: tuple[int, ...]) -> None:
     assert [tuple(step.values.shape[2:]) for step in steps[2:]] == [tuple(-(-n // 2) for n in shape)] * 3
     method.affine_steps = 0
     assert next(method.steps(*pair, count=1)).stage == "vSVF 1/1"
+
+
+@torch.no_grad()
+def test_the_smoothing_can_be_named_as_in_a_file() -> None:
+    method, pair = awake(2, affine_steps=0, vsvf={"sigmas": [0.1], "boundary": "mirror"}), images(33, 26)
+    step = next(method.steps(*pair, count=1))
+    expected = VSVF(MultiGaussian([0.1], boundary="mirror"))(step.attached["momentum"], torch.zeros_like(step.values))
+    torch.testing.assert_close(step.values, expected.displacement)
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ SHAPES = {2: (32, 28), 3: (16, 20, 18)}
 # Iterations, pairs, and how many times smaller than that of no displacement the error must become.
 GOALS = {
     ("avsm", 2): (50, 4, 1.5),
-    ("cross-attention", 2): (70, 4, 1.7),
+    ("cross-attention", 2): (150, 4, 2.0),
     ("dual-prnet", 2): (130, 4, 4.0),
     ("global-local", 2): (140, 4, 2.0),
     ("gradirn", 2): (60, 4, 2.5),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.layers.linear_attention import AttentionAligner, linear_attention
 from RecurrentRegistrationLib.layers.residual_aligner import Alignment
 
@@ -21,12 +22,13 @@ def test_linear_attention_is_attention_with_its_kernel():
     torch.testing.assert_close(linear_attention(query, key, value), expected)
 
 
-def test_displacements_add_to_what_was_found_before():
+def test_a_level_sees_its_partner_through_what_was_found_before():
     torch.manual_seed(0)
     aligner = AttentionAligner(2, [4, 6])
-    features, before = torch.randn(4, 6, 5, 7), Alignment(torch.randn(4, 2, 5, 7))
-    alone, added = aligner(1, features, None), aligner(1, features, before)
-    torch.testing.assert_close(added[1].displacement, alone[1].displacement + before.displacement)
+    one, other, before = torch.randn(1, 6, 5, 7), torch.randn(1, 6, 5, 7), torch.randn(1, 2, 5, 7)
+    alone = aligner(1, torch.cat([one, spatial.warp(other, before)]), None)
+    seen = aligner(1, torch.cat([one, other]), Alignment(torch.cat([before, torch.zeros_like(before)])))
+    torch.testing.assert_close(seen[0][:1], alone[0][:1])
+    torch.testing.assert_close(seen[1].displacement[:1], alone[1].displacement[:1] + before)
     assert alone[1].displacement.abs().max() < 0.01, "near zero at first"
-    torch.testing.assert_close(added[0], alone[0])
-    assert not torch.equal(alone[0], features)
+    assert not torch.equal(alone[0][:1], one)
