@@ -3,8 +3,9 @@
 Every function here is called with `(fixed, moving, displacement, weight=None, create_graph=False)`: images
 `[B, 1, *S]`, the displacement `[B, d, *S]` in voxels, `weight [B, 1, *S]` for how much each voxel counts. It returns
 `[B, d, *S]`: the derivative of each pair's own loss, times the number of voxels that count, so that its size does not
-depend on that of the image. With `create_graph` it can be differentiated again; otherwise it is a constant. All compute
-in float32, also under autocast, and also under inference mode.
+depend on that of the image. The moving image goes on beyond the lattice as at its edge, which is no edge to follow.
+With `create_graph` the result can be differentiated again; otherwise it is a constant. All compute in float32, also
+under autocast, and also under inference mode.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def squared_error_gradient(
     """`2 (M o phi - F) (grad M) o phi` for the mean squared error, with the slope of the interpolated image itself."""
     with _recording(fixed):
         fixed, moving, displacement, weight = _recordable(fixed, moving, displacement, weight, create_graph)
-        warped = spatial.warp(moving, displacement)
+        warped = spatial.warp(moving, displacement, padding="border")
         error = 2 * (warped - fixed) * (1 if weight is None else weight)
         return torch.autograd.grad(warped, displacement, error, create_graph=create_graph)[0]
 
@@ -61,7 +62,8 @@ def central_difference_gradient(
         torch.autocast(fixed.device.type, enabled=False),
     ):
         slopes = [spatial.difference(moving, axis) for axis in range(spatial.dimension_of(moving))]
-        warped, slope = spatial.warp(torch.cat([moving, *slopes], dim=1), displacement).split([1, len(slopes)], dim=1)
+        both = spatial.warp(torch.cat([moving, *slopes], dim=1), displacement, padding="border")
+        warped, slope = both.split([1, len(slopes)], dim=1)
         return 2 * (warped - fixed) * (1 if weight is None else weight) * slope
 
 
@@ -77,7 +79,7 @@ def gradient_of(similarity: Callable[[Tensor, Tensor, Tensor | None], Tensor]) -
     ) -> Tensor:
         with _recording(fixed):
             fixed, moving, displacement, weight = _recordable(fixed, moving, displacement, weight, create_graph)
-            loss = similarity(fixed, spatial.warp(moving, displacement), weight)
+            loss = similarity(fixed, spatial.warp(moving, displacement, padding="border"), weight)
             found = torch.autograd.grad(loss, displacement, create_graph=create_graph)[0]
             axes = tuple(range(1, fixed.ndim))
             voxels = fixed[0, 0].numel() if weight is None else weight.sum(axes, keepdim=True)

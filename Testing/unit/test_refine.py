@@ -32,6 +32,16 @@ def test_finds_a_known_displacement(similarity, shape):
     assert after < (0.5 if similarity in ("nmi", "mind") else 0.3) * before
 
 
+@pytest.mark.parametrize("shape", [(48, 40), (26, 24, 28)])
+def test_faint_noise_moves_little(shape):
+    """One shape twice, with other noise of 1 % each: there is nothing to find."""
+    generator = torch.Generator().manual_seed(0)
+    places = torch.meshgrid(*[torch.linspace(-1, 1, n) for n in shape], indexing="ij")
+    blob = 0.1 + 0.8 * torch.sigmoid(20 * (0.4 - sum(place**2 for place in places)))[None, None]
+    fixed, moving = (blob + 0.01 * torch.randn(blob.shape, generator=generator) for _ in range(2))
+    assert Refine()(fixed, moving).norm(dim=1).mean() < 1.0
+
+
 def test_folds_nothing():
     fixed, moving, _ = pair((28, 33, 30), voxels=4.0)
     displacement = Refine(step=1.0, field_smoothing=0.3, iterations=(20, 20, 20))(fixed, moving)

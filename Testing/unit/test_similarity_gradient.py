@@ -35,9 +35,18 @@ def test_analytic_is_autograd_of_the_squared_error(shape, masked):
         analytic, gradient_of(MeanSquaredError())(fixed, moving, displacement, weight), atol=1e-4, rtol=1e-4
     )
     leaf = displacement.clone().requires_grad_()
-    error = (fixed - spatial.warp(moving, leaf)).square() * (1 if weight is None else weight)
+    error = (fixed - spatial.warp(moving, leaf, padding="border")).square() * (1 if weight is None else weight)
     (by_hand,) = torch.autograd.grad(error.sum(), leaf)
     torch.testing.assert_close(analytic, by_hand, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("gradient", ALL)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_edge_of_the_lattice_is_no_edge_of_the_image(gradient, shape):
+    """Where a displacement leads beyond the lattice, an image without contrast still has none."""
+    fixed, _, displacement, _ = case(shape)
+    found = gradient(fixed, torch.full_like(fixed, 0.7), 3 * displacement)
+    torch.testing.assert_close(found, torch.zeros_like(found), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
