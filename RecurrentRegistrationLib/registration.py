@@ -468,16 +468,16 @@ class Run:
     # ---- from working lattice to fixed image
 
     def _unfolded(self, transform: Transform) -> Transform:
-        """The transform without foldings on the fixed lattice; the field is smoothed where interpolation folded it."""
+        """The transform without foldings on the fixed lattice; no more of the field is smoothed than it takes."""
         parts = transform.parts
         if not isinstance(parts[0], DisplacementField):
             return transform
-        for _ in range(5):
+        for minimum in (0.02, 0.05, 0.1, 0.2, 0.3):
             folded = transform.jacobian_determinant(self._fixed.grid) <= 0
             if not folded.any():
                 return transform
-            values = spatial.remove_folding(transform.parts[0].values, minimum=0.2)  # type: ignore[union-attr]
-            transform = Transform((DisplacementField(values, transform.parts[0].grid), *parts[1:]))  # type: ignore[union-attr]
+            values = spatial.remove_folding(parts[0].values, minimum=minimum)
+            transform = Transform((DisplacementField(values, parts[0].grid), *parts[1:]))
         return transform
 
     def _matrix_of(self, step: Step) -> np.ndarray:
