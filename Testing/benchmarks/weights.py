@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 import torch
+from scipy.stats import wilcoxon
 
 from RecurrentRegistrationLib import registration, zoo
 from RecurrentRegistrationLib.metrics.overlap import dice
@@ -127,7 +128,7 @@ def syn(case: Case, python: Path) -> Result:
     return Result(overlap(transform, case), folded, spent["seconds"], spent["cpu_seconds"])
 
 
-def mean(results: list[Result]) -> Result:
+def mean(results: Sequence[Result]) -> Result:
     """Over pairs."""
     return Result(*np.mean([dataclasses.astuple(result) for result in results], axis=0).tolist())
 
@@ -139,13 +140,20 @@ def row(name: str, result: Result) -> str:
 
 
 @functools.cache
-def without_weights(files: tuple[str, ...], arguments: Arguments) -> dict[str, Result]:
-    """What the default and SyN reach, once for all weights with the same held-back images."""
+def without_weights(files: tuple[str, ...], arguments: Arguments) -> dict[str, list[Result]]:
+    """What the default and SyN reach pair by pair, once for all weights with the same held-back images."""
     pairs = cases(files, arguments)
-    found = {"default": mean([default(case) for case in pairs])}
+    found = {"default": [default(case) for case in pairs]}
     if arguments.python.exists():
-        found["ANTs SyN"] = mean([syn(case, arguments.python) for case in pairs])
+        found["ANTs SyN"] = [syn(case, arguments.python) for case in pairs]
     return found
+
+
+def compared(results: Sequence[Result], others: Sequence[Result]) -> str:
+    """Whether one is better than the other beyond chance, in words."""
+    gains = [ours.dice - theirs.dice for ours, theirs in zip(results, others, strict=True)]
+    better, p = sum(gain > 0 for gain in gains), wilcoxon(gains).pvalue
+    return f"better on {better} of {len(gains)} pairs, by {np.median(gains):.4f} in the median (Wilcoxon, p = {p:.2g})"
 
 
 def measured(model: zoo.Model, arguments: Arguments) -> dict[str, object]:
@@ -154,16 +162,15 @@ def measured(model: zoo.Model, arguments: Arguments) -> dict[str, object]:
     weighted(pairs[0], model, 1, 1), default(pairs[0])  # loads and compiles what later runs find ready
     refine, extra = arguments.refine, arguments.extra
     plain, refined, dice_by_step = zip(*[weighted(case, model, refine, extra) for case in pairs], strict=True)
-    results = {
-        model.name: mean(plain),
-        f"{model.name}, {refine} steps of refinement": mean(refined),
-        **without_weights(model.held_back, arguments),
-    }
+    others = without_weights(model.held_back, arguments)
+    made = {model.name: plain, f"{model.name}, {refine} steps of refinement": refined, **others}
+    results = {name: mean(found) for name, found in made.items()}
     curve = np.mean(dice_by_step, axis=0).round(4).tolist()
     print(f"\n{model.name}, {len(pairs)} pairs, {arguments.threads} threads\n")
     print("| method | Dice | folding % | s | processor s |\n|---|---|---|---|---|")
     print("\n".join(row(name, result) for name, result in results.items()))
-    print("\nDice after the linear stage and each step: " + ", ".join(f"{value:.4f}" for value in curve), flush=True)
+    print(f"\nAgainst the default: {compared(plain, others['default'])}.")
+    print("Dice after the linear stage and each step: " + ", ".join(f"{value:.4f}" for value in curve), flush=True)
     table = {name: {k: round(v, 4) for k, v in dataclasses.asdict(result).items()} for name, result in results.items()}
     return {"pairs": len(pairs), "threads": arguments.threads, "results": table, "dice_by_step": curve}
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from scans_made import scan
 
 from RecurrentRegistrationLib.volume import Grid, Volume
 
@@ -58,11 +59,6 @@ def write(tmp_path: Path) -> Callable[..., Path]:
         return file
 
     return written
-
-
-def scan(seed: int, shape: tuple[int, ...] = (10, 12)) -> np.ndarray:
-    """Random grey values `[1, *S]`."""
-    return np.random.default_rng(seed).uniform(0, 100, (1, *shape)).astype(np.float32)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import scan
+from scans_made import scan
 
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.train.augmentation import Augmentation
