@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from scipy.stats import wilcoxon
 
@@ -96,6 +97,11 @@ def holm(values: Sequence[float]) -> list[float]:
     return corrected.tolist()
 
 
+def signed_rank(differences: npt.ArrayLike) -> float:
+    """p of the two-sided Wilcoxon signed-rank test of differences `[N]`; 1 where none differs."""
+    return float(wilcoxon(differences).pvalue) if np.any(differences) else 1.0
+
+
 def tests(frame: pd.DataFrame, measure: str, against: str) -> pd.DataFrame:
     """Two-sided Wilcoxon signed-rank tests of every method against one, over pairs, corrected after Holm.
 
@@ -108,8 +114,8 @@ def tests(frame: pd.DataFrame, measure: str, against: str) -> pd.DataFrame:
     for method in values.columns:
         difference = (values[method] - values[against]).dropna() if against in values else pd.Series(dtype=float)
         if method != against and len(difference) > 1:
-            p = wilcoxon(difference).pvalue if (difference != 0).any() else 1.0
-            rows.append({"method": method, "pairs": len(difference), "median": difference.median(), "p": float(p)})
+            p = signed_rank(difference)
+            rows.append({"method": method, "pairs": len(difference), "median": difference.median(), "p": p})
     table = pd.DataFrame(rows, columns=["method", "pairs", "median", "p"])
     table["corrected"] = holm(table["p"].tolist())
     return table

@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.layers.convolution import convolution, displacement_head
 from RecurrentRegistrationLib.layers.gaussian_field import coordinate_channels
-from RecurrentRegistrationLib.layers.residual_aligner import Alignment, SampleNorm, act, partner
+from RecurrentRegistrationLib.layers.residual_aligner import Alignment, SampleNorm, act, partner, pulled
 
 
 def linear_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -68,7 +67,7 @@ class AttentionAligner(nn.Module):
         """See `ResidualAligner.forward`."""
         other = partner(features)
         if previous:
-            other = spatial.warp(other.float(), previous.displacement).to(other.dtype)
+            other = pulled(other, previous.displacement)
         message = self.attention[level](features, other)
         displacement = self.residual[level](torch.cat([features, message, other], dim=1)).float()
         if previous:

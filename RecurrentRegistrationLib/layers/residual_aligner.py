@@ -26,6 +26,11 @@ def partner(values: Tensor) -> Tensor:
     return values.roll(values.shape[0] // 2, dims=0)
 
 
+def pulled(features: Tensor, displacement: Tensor) -> Tensor:
+    """Features `[2B, C, *S]` through a displacement `[2B, d, *S]`: sampled in float32, of the type that they had."""
+    return spatial.warp(features.float(), displacement).to(features.dtype)
+
+
 class SampleNorm(nn.Module):
     """Zero mean and unit deviation over space **and** channels of each sample, then one learnt gain and offset."""
 
@@ -153,15 +158,15 @@ class ResidualAligner(nn.Module):
         confidence = None if own.confidence is None else own.confidence(act(attributes)).relu()
         displacement = self._fuse(own, self.residual(matched), contest, confidence, previous)
         taken = act(own.norm_feature(self.feature_attribute(matched)))
-        pulled = spatial.warp(partner(features).float(), displacement).to(features.dtype)
-        features = features + act(own.value(torch.cat([pulled, taken], dim=1)))
+        other = pulled(partner(features), displacement)
+        features = features + act(own.value(torch.cat([other, taken], dim=1)))
         return features, Alignment(displacement, contest, confidence)
 
     def _match(self, own: _Level, features: Tensor, previous: Alignment | None) -> Tensor:
         """Matching features `[2B, 18, *S]` of each side and its partner, seen through the alignment so far."""
         other = own.resample(partner(features))
         if previous:
-            other = spatial.warp(other.float(), previous.displacement).to(other.dtype)
+            other = pulled(other, previous.displacement)
         seen = torch.cat([own.norm_self(features), own.norm_partner(other)], dim=1)
         first, second, third = own.match
         matched = act(first(seen))

@@ -39,7 +39,6 @@ class Recipe:
         rate: Adam's first learning rate; it falls to zero along a cosine.
         batch: pairs in an iteration.
         smoothness: weight of the diffusion loss.
-        last_only: the loss counts the last step only; otherwise all, the last ten times as much as the first.
         series: all pairs show one object in motion, as in a series of images, not each another one.
     """
 
@@ -50,7 +49,6 @@ class Recipe:
     rate: float = 3e-3
     batch: int = 4
     smoothness: float = 0.03
-    last_only: bool = False
     series: bool = False
 
 
@@ -155,14 +153,11 @@ def error(displacement: Tensor, truth: Tensor) -> float:
 
 
 def loss(steps: list[Step], fixed: Tensor, moving: Tensor, truth: Tensor, recipe: Recipe) -> Tensor:
-    """The training loss of one run."""
+    """The training loss of one run: of all steps, the last of which counts ten times as much as the first."""
     weights = [10 ** (n / max(len(steps) - 1, 1)) for n in range(len(steps))]
-    if recipe.last_only:
-        weights = [0.0] * (len(steps) - 1) + [1.0]
     total = torch.zeros(())
     for weight, step in zip(weights, steps, strict=True):
-        if weight:
-            total = total + weight * _loss_of(step.displacement, fixed, moving, truth, recipe)
+        total = total + weight * _loss_of(step.displacement, fixed, moving, truth, recipe)
     return total / sum(weights)
 
 

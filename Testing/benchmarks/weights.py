@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 import torch
-from scipy.stats import wilcoxon
 
 from RecurrentRegistrationLib import registration, zoo
+from RecurrentRegistrationLib.benchmark.table import signed_rank
 from RecurrentRegistrationLib.metrics.overlap import dice
 from RecurrentRegistrationLib.registration import Options
 from RecurrentRegistrationLib.transform import Transform
@@ -152,7 +152,7 @@ def without_weights(files: tuple[str, ...], arguments: Arguments) -> dict[str, l
 def compared(results: Sequence[Result], others: Sequence[Result]) -> str:
     """Whether one is better than the other beyond chance, in words."""
     gains = [ours.dice - theirs.dice for ours, theirs in zip(results, others, strict=True)]
-    better, p = sum(gain > 0 for gain in gains), wilcoxon(gains).pvalue
+    better, p = sum(gain > 0 for gain in gains), signed_rank(gains)
     return f"better on {better} of {len(gains)} pairs, by {np.median(gains):.4f} in the median (Wilcoxon, p = {p:.2g})"
 
 

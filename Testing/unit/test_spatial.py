@@ -234,8 +234,8 @@ class TestInvert:
     @shapes
     def test_the_residual_tells_of_a_folding_map(self, shape):
         found = spatial.invert(8 * random_image(shape, len(shape)), iterations=20)
-        assert found.mean_residual > 0.1
-        assert found.max_residual >= found.mean_residual
+        assert found.max_residual > 0.3
+        assert found.max_residual >= found.mean_residual > 0.1
 
     @pytest.mark.parametrize("shape", [(40, 9), (40, 7, 5)], ids=str)
     @pytest.mark.parametrize("steepness", [1.5, 3.0, 6.0])
