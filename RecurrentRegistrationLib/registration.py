@@ -226,10 +226,12 @@ class Run:
         yield from self._guarded(self._deform(count, None, refiner, initial=self.last.values.to(self.device).float()))
         self.phase = "done"
 
-    def go_back(self, step: Step) -> None:
-        """Make an earlier step the last one: `extend` and `refine` go on from it, `result` tells of it."""
+    def go_back(self, step: Step | None) -> None:
+        """Make an earlier step the last one, or None: `extend` and `refine` go on from it, `result` tells of it."""
         self.last = step
-        self.steps = [record for record in self.steps if record["index"] <= step.index]
+        self.steps = [record for record in self.steps if step is not None and record["index"] <= step.index]
+        if step is None:
+            return
         matrix = self._matrix_of(step)
         if not np.allclose(matrix, self._matrix, rtol=0, atol=1e-6):
             self._matrix, self._pair = matrix, None

@@ -7,6 +7,7 @@ import os
 import platform
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,17 @@ Fields = dict[str, Any]
 class Session:
     """One registration at a time; every public method serves one request and returns the fields of its `done`.
 
+    A step counts once it has been told: one that an interruption kept from it is as if it had not been made.
+
     Args:
-        tell: sends an event, named and with fields, while a request is served.
+        tell: sends an event, named and with fields, while a request is served; whether anybody waits for it.
+        held: makes a context that is not interrupted.
     """
 
-    def __init__(self, tell: Callable[..., None]) -> None:
-        self._tell = tell
+    def __init__(self, tell: Callable[..., bool], held: Callable[[], AbstractContextManager[None]]) -> None:
+        self._tell, self._held = tell, held
         self._run: Run | None = None
+        self._last: Step | None = None
         self._inputs: dict[str, Input] = {}
         self._history = History()
         self._phase, self._told = "", 0
@@ -106,10 +111,9 @@ class Session:
 
     def accept(self, step: int) -> Answer:
         """Make a step the last one."""
-        run = self._current
-        if run.last is None or run.last.index != step:
-            run.go_back(self._history.step(step))
-        self._history.forget_after(step)
+        if self._last is None or self._last.index != step:
+            self._last = self._history.step(step)
+        self._stand()
         return {"steps": step}
 
     def result(
@@ -148,7 +152,7 @@ class Session:
 
     def forget(self) -> Answer:
         """Free the memory of the registration."""
-        self._run, self._inputs, self._history = None, {}, History()
+        self._run, self._last, self._inputs, self._history = None, None, {}, History()
         self._phase, self._told = "", 0
         return {}
 
@@ -156,7 +160,14 @@ class Session:
     def _current(self) -> Run:
         if self._run is None:
             raise InputError("There is no registration to work on: register first.")
+        self._stand()
         return self._run
+
+    def _stand(self) -> None:
+        """Take the run back to the last step that was told."""
+        assert self._run is not None
+        self._run.go_back(self._last)
+        self._history.forget_after(0 if self._last is None else self._last.index)
 
     def _begun(self, inputs: dict[str, Input], options: Fields | None) -> Run:
         known = {field.name for field in dataclasses.fields(Options)}
@@ -179,7 +190,9 @@ class Session:
             self._enter(run.phase)
             kept = self._history.offer(step)
             file = shown.write(step.index, run.transform_at(step)) if shown is not None and kept else None
-            self._tell("step", planned=max(planned, step.index), kept=kept, display=file, **run.steps[-1])
+            with self._held():
+                if self._tell("step", planned=max(planned, step.index), kept=kept, display=file, **run.steps[-1]):
+                    self._last = step
         return {"steps": len(run.steps)}
 
     def _enter(self, phase: str) -> None:

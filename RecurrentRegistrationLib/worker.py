@@ -62,6 +62,7 @@ import threading
 import time
 import traceback
 import warnings
+from collections.abc import Iterator
 from types import FrameType
 from typing import IO, Any
 
@@ -97,7 +98,7 @@ class Worker:
     def __init__(self, requests: IO[str], answers: IO[str]) -> None:
         self._requests, self._answers = requests, answers
         self._queue: queue.Queue[Request | None] = queue.Queue()
-        self._session = Session(self._tell)
+        self._session = Session(self._tell, self._held)
         self._lock = threading.RLock()  # of the answers, and of who ends the request that is served
         self._serving: Request | None = None
         self._ended = True
@@ -107,7 +108,7 @@ class Worker:
     def run(self) -> None:
         """Serve until `shutdown` or the end of the requests; must be called in the main thread."""
         signal.signal(signal.SIGINT, self._on_interrupt)
-        warnings.showwarning = lambda message, *_, **__: self._tell("log", text=" ".join(str(message).split()))
+        warnings.showwarning = self._warn
         threading.Thread(target=self._read, daemon=True).start()
         while (request := self._queue.get()) is not None:
             self._serve(request)
@@ -193,13 +194,24 @@ class Worker:
             raise InputError(f"The request '{request['command']}' is not understood: {error}.") from error
         return function(self._session, **fields)
 
-    def _tell(self, event: str, **fields: Any) -> None:
-        """Send an event of the request that is served, unless its end has been told."""
-        interruptible, self._interruptible = self._interruptible, False
-        with self._lock:
-            if self._serving is not None and not self._ended:
+    def _tell(self, event: str, **fields: Any) -> bool:
+        """Send an event of the request that is served, unless its end has been told; whether it was sent."""
+        with self._held(), self._lock:
+            if waited_for := self._serving is not None and not self._ended:
                 self._send(self._serving.get("id"), event, **fields)
-        self._interruptible = interruptible
+        return waited_for
+
+    def _warn(self, message: Warning | str, *_: Any, **__: Any) -> None:
+        self._tell("log", text=" ".join(str(message).split()))
+
+    @contextlib.contextmanager
+    def _held(self) -> Iterator[None]:
+        """No interruption in this block; one that was asked for meanwhile comes at its end."""
+        interruptible, self._interruptible = self._interruptible, False
+        try:
+            yield
+        finally:
+            self._interruptible = interruptible
         if interruptible and self._cancelled.is_set():
             raise KeyboardInterrupt
 

@@ -198,6 +198,29 @@ def test_cancel_is_prompt_and_keeps_the_steps(worker, pair, tmp_path):
     assert worker.ask("continue", count=2)["steps"] == made + 2
 
 
+@pytest.mark.parametrize("place", ["history.History.offer", "registration.Run._recorded"])
+def test_a_step_that_was_not_told_does_not_count(place, pair, tmp_path):
+    code = f"""
+from RecurrentRegistrationLib import history, registration, worker
+whole, left = {place}, [4]
+def interrupted(self, step):
+    made = whole(self, step)
+    left[0] -= 1
+    if left[0] == 0:
+        raise KeyboardInterrupt
+    return made
+{place} = interrupted
+worker.serve()
+"""
+    client = Client("-c", code)
+    events = client.events(client.send("register", **pair, options=OPTIONS))
+    assert events[-1]["event"] == "cancelled"
+    assert [step["index"] for step in steps(events)] == [1, 2, 3]
+    assert len(client.ask("result", folder=str(tmp_path / "out"))["report"]["steps"]) == 3
+    assert [step["index"] for step in steps(client.events(client.send("continue", count=2)))] == [4, 5]
+    assert client.close() == 0
+
+
 def test_cancel_during_the_alignment(worker, images):
     pair = {"fixed": str(images / "fixed.nrrd"), "moving": str(images / "moving.nrrd")}
     number = worker.send("register", **pair, options={"device": "cpu"})
