@@ -26,7 +26,7 @@ CARD = Card(
     "Motion-separable structure for coarse-to-fine discontinuous deformable registration. Medical Image Analysis 2024.",
     default_steps=5,
     spacing=2.0,
-    multiple=16,
+    multiple=2,
     attaches=("backward", "confidence"),
     parameters={2: 252_573, 3: 738_065},
     bytes_per_voxel=2_100,
@@ -187,13 +187,13 @@ class MotionSeparableNetwork(Method):
     def _encode(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, ...]:
         """Features of both images after each pooling, finest first, `[2B, C, *S]`."""
         images = torch.cat([fixed, moving])
-        multiple = 2 ** len(self.encoder)
+        multiple = max(2, *self.structure.scales)
         missing = [-n % multiple for n in images.shape[2:]]
         features = F.pad(images, [p for n in reversed(missing) for p in (0, n)])
         pool = F.avg_pool2d if self.dimension == 2 else F.avg_pool3d
         skips = []
         for block, reduce in zip(self.encoder, self.reduce, strict=True):
-            features = pool(self.checkpointed(block, features), 2)
+            features = pool(self.checkpointed(block, features), 2, ceil_mode=True)
             skips.append(reduce(features))
         return tuple(skips)
 
@@ -204,13 +204,10 @@ class MotionSeparableNetwork(Method):
 
     def _align(self, level: int, state: State) -> tuple[Tensor, Alignment]:
         """Features and alignment after one level."""
-        skips = state.skips[::-1]
-        if state.features is None:
-            # The encoder's finest features lie at half the size of the padded images.
-            size = tuple(2 * n // self.structure.scales[0] for n in state.skips[0].shape[2:])
-            features = torch.cat([_at(skip, size) for skip in skips[: self.structure.first]], dim=1)
-        else:
-            features = torch.cat([state.features, _at(skips[level - 1], state.features.shape[2:])], dim=1)
+        scale = self.structure.scales[max(level - 1, 0)]
+        deepest = range(self.structure.first) if state.features is None else [level - 1]
+        incoming = [] if state.features is None else [state.features]
+        features = torch.cat([*incoming, *(_at(scale, state.skips, number) for number in deepest)], dim=1)
         factor = self._factor(level)
         previous = state.alignment.upsampled(factor) if state.alignment else None
         return self.aligner(level, self.decoder[level](self.enlarge[level](features)), previous)
@@ -220,9 +217,13 @@ class MotionSeparableNetwork(Method):
         return self.output(torch.cat([features, alignment.displacement.to(features.dtype)], dim=1)).float()
 
 
-def _at(features: Tensor, size: Sequence[int]) -> Tensor:
-    """Features at another resolution, nearest neighbours."""
-    return F.interpolate(features, size=tuple(size), mode="nearest")
+def _at(scale: int, skips: Sequence[Tensor], number: int) -> Tensor:
+    """The encoder's features of a depth, 0 for the deepest, each voxel repeated on the lattice of a finer `scale`."""
+    features = skips[-1 - number]
+    for axis in range(2, features.ndim):
+        features = features.repeat_interleave(2 ** (len(skips) - number) // scale, axis)
+    # The finest features lie at half the size of the padded images.
+    return features[(..., *[slice(2 * n // scale) for n in skips[0].shape[2:]])]
 
 
 def on_extent(displacement: Tensor, scale: int, shape: Sequence[int]) -> Tensor:

@@ -60,6 +60,21 @@ def test_exchanged_images_exchange_the_directions(shape):
         torch.testing.assert_close(step.attached["backward"], other.values)
 
 
+@pytest.mark.parametrize(("variant", "padded"), [("ran0", (32, 48)), ("ran3", (18, 34)), ("ran4", (18, 34))])
+def test_images_are_padded_no_more_than_the_levels_need(variant, padded):
+    image = torch.rand(1, 1, 17, 33)
+    step = next(ran.create(2, variant=variant).steps(image, image))
+    assert tuple(2 * n for n in step.state.skips[0].shape[2:]) == padded
+
+
+def test_features_of_a_depth_lie_over_the_voxels_that_they_were_pooled_from():
+    fine, deep = torch.zeros(1, 1, 9, 7), torch.arange(6.0).view(1, 1, 3, 2)
+    deepest = ran._at(2, (fine, torch.zeros(1, 1, 5, 4), deep), 0)
+    assert deepest.shape == fine.shape
+    for i, j in ((0, 0), (3, 3), (4, 4), (8, 6)):
+        assert deepest[0, 0, i, j] == deep[0, 0, i // 4, j // 4]
+
+
 def test_both_directions_learn():
     method = small(2)
     step = list(method.steps(torch.rand(1, 1, 12, 8), torch.rand(1, 1, 12, 8)))[-1]
