@@ -3,9 +3,9 @@
     python training/weights.py training/weights/hippocampus-voxelmorph.yaml --data ../shared/data
 
 A pair is two subjects drawn at random. Both go through the preparation of `register` and onto a lattice of one size
-around the fixed image, which shows no more of the moving one than its own box, as in `register`. The linear stage is
-stood for by the middles of the labels and a random affine map. The last subjects of the sorted list are held back: they
-are never read here.
+around the fixed image, which shows no more of the moving one than its own box, as in `register`. They lie to each other
+as the middles of their labels or the linear stage of `register` and a random affine map have it. The last subjects of
+the sorted list are held back: they are never read here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,14 @@ import torch
 import yaml
 from torch import Tensor
 
-from RecurrentRegistrationLib import methods, spatial, zoo
+from RecurrentRegistrationLib import methods, registration, spatial, zoo
 from RecurrentRegistrationLib.losses.regularity import diffusion
 from RecurrentRegistrationLib.losses.similarity import LocalCorrelation
 from RecurrentRegistrationLib.methods.base import Method
 from RecurrentRegistrationLib.preparation import PRESETS, Prepared, antialiased, linear_displacement, prepare
+from RecurrentRegistrationLib.registration import Options
 from RecurrentRegistrationLib.step import Step
+from RecurrentRegistrationLib.transform import Affine
 from RecurrentRegistrationLib.volume import Grid, Volume
 
 ROOT = Path(__file__).parents[1]
@@ -59,7 +61,9 @@ class Configuration:
         dice: weight of 1 - Dice.
         similarity: weight of 1 - LNCC.
         smoothness: weight of the diffusion loss.
-        rotation: deviation of the random rotations, degrees.
+        start: "labels" lays the middles of the labels upon each other; "linear" aligns every subject with the first one
+            by the linear stage of `register`, so that a network sees the errors that this leaves.
+        rotation: deviation of the random rotations on top of that, degrees.
         stretch: deviation of the random scales and shears.
         shift: deviation of the random translations, millimetres.
         gamma: deviation of the logarithm of the random exponent of intensities.
@@ -86,9 +90,10 @@ class Configuration:
     dice: float = 1.0
     similarity: float = 0.3
     smoothness: float = 0.1
-    rotation: float = 5.0
-    stretch: float = 0.05
-    shift: float = 1.5
+    start: str = "linear"
+    rotation: float = 3.0
+    stretch: float = 0.03
+    shift: float = 0.7
     gamma: float = 0.2
     seed: int = 0
 
@@ -99,39 +104,78 @@ class Configuration:
         unknown = set(values) - {f.name for f in fields(cls)}
         if unknown:
             raise SystemExit(f"error: {path} names {', '.join(sorted(unknown))}, which nothing reads")
+        if values.get("start", "linear") not in ("labels", "linear"):
+            raise SystemExit(f"error: the start of {path} is 'labels' or 'linear', not '{values['start']}'")
         return cls(**values)
 
 
 @dataclass(frozen=True)
 class Subject:
-    """An image in [0, 1], 1 for its box and one map for each label, `[1, 2 + labels, *S]`, with lattice and middle."""
+    """An image in [0, 1], 1 for its box and one map for each label, `[1, 2 + labels, *S]`, with its lattice.
+
+    `start` is the linear map from a space that all subjects share to its points, homogeneous, millimetres; random maps
+    turn around its `middle`.
+    """
 
     values: Tensor
     grid: Grid
     middle: np.ndarray
+    start: np.ndarray
 
     @classmethod
-    def read(cls, image: Path, classes: tuple[int, ...], spacing: float) -> Subject:
-        """An image of `images` and its partner of `labels`, smoothed for a lattice of `spacing`."""
+    def read(cls, image: Path, classes: tuple[int, ...], spacing: float, start: np.ndarray | None = None) -> Subject:
+        """An image of `images` and its partner of `labels`, smoothed for a lattice of `spacing`.
+
+        Without a `start` the middle is that of the labels, which all subjects then share, otherwise that of the image.
+        """
         volume, labels = Volume.read(image), Volume.read(image.parents[1] / "labels" / image.name)
         prepared: Prepared = prepare(volume, None, PRESETS["mr"])
         maps = [torch.from_numpy((labels.array == value).astype(np.float32))[None] for value in classes]
         target = volume.grid.resampled([spacing] * 3)
         smooth = [antialiased(v, volume.grid, target) for v in (prepared.values, *maps)]
         values = torch.cat([smooth[0], torch.ones_like(smooth[0]), *smooth[1:]], dim=1)
-        middle = np.argwhere(labels.array[0] > 0).mean(axis=0)[::-1]
-        return cls(values, volume.grid, volume.grid.physical(middle))
+        if start is not None:
+            return cls(values, volume.grid, _box_middle(volume.grid), start)
+        middle = volume.grid.physical(np.argwhere(labels.array[0] > 0).mean(axis=0)[::-1])
+        start = np.eye(4)
+        start[:3, 3] = middle
+        return cls(values, volume.grid, middle, start)
 
     def lattice(self, size: tuple[int, ...], spacing: float, shift: np.ndarray | float = 0.0) -> Grid:
         """One of `size` with the same axes, its middle `shift` voxels beside the image's."""
-        middle = self.grid.physical((np.array(self.grid.size) - 1) / 2)
         axes = np.array(self.grid.direction).reshape(3, 3)
-        origin = middle - axes @ (((np.array(size) - 1) / 2 - shift) * spacing)
+        origin = _box_middle(self.grid) - axes @ (((np.array(size) - 1) / 2 - shift) * spacing)
         return Grid(tuple(size), (spacing,) * 3, tuple(origin.tolist()), self.grid.direction)
 
     def onto(self, target: Grid, matrix: np.ndarray | None = None) -> Tensor:
         """Pulled onto a lattice through a homogeneous matrix from its points to the subject's."""
         return spatial.warp(self.values, linear_displacement(target, self.grid, matrix))
+
+
+def _box_middle(grid: Grid) -> np.ndarray:
+    return grid.physical((np.array(grid.size) - 1) / 2)
+
+
+def linear_start(first: Path, image: Path) -> np.ndarray:
+    """The linear stage of `register`: a homogeneous matrix from points of the first image to those of another."""
+    matrix = np.eye(4)
+    if image != first:
+        run = registration.start(Volume.read(first), Volume.read(image), options=Options(device="cpu"))
+        step = next(step for step in run if run.phase == "deform")
+        matrix = next(part.matrix for part in run.transform_at(step).parts if isinstance(part, Affine))
+    return matrix
+
+
+def starts(images: list[Path], how: Configuration, file: Path | None) -> Sequence[np.ndarray | None]:
+    """For `Subject.read`; from a file where they were written before, because the linear stage takes seconds."""
+    if how.start == "labels":
+        return [None] * len(images)
+    if file is not None and file.exists():
+        return list(np.load(file))
+    found = [linear_start(images[0], image) for image in images]
+    if file is not None:
+        np.save(file, np.stack(found))
+    return found
 
 
 def random_affine(centre: np.ndarray, how: Configuration, generator: np.random.Generator) -> np.ndarray:
@@ -150,10 +194,9 @@ def random_affine(centre: np.ndarray, how: Configuration, generator: np.random.G
 def pair(fixed: Subject, moving: Subject, target: Grid, matrix: np.ndarray) -> tuple[Tensor, Tensor]:
     """Fixed and moving image, box, label maps, `[1, 2 + labels, *S]`; the moving image ends where the fixed one does.
 
-    The matrix acts around the middle of the fixed labels, which first goes to that of the moving ones.
+    The matrix comes before the linear map between them.
     """
-    onto = np.eye(4)
-    onto[:3, 3] = moving.middle - fixed.middle
+    onto = moving.start @ np.linalg.inv(fixed.start)
     first, second = fixed.onto(target), moving.onto(target, onto @ matrix)
     second[:, :1] *= first[:, 1:2]
     return first, second
@@ -179,17 +222,25 @@ def soft_dice(a: Tensor, b: Tensor) -> Tensor:
 
 
 def loss(steps: list[Step], fixed: Tensor, moving: Tensor, how: Configuration) -> Tensor:
-    """Over all steps, the last of which counts ten times as much as the first."""
+    """Over all steps, the last of which counts ten times as much as the first; both directions where there are two."""
     weights = [10 ** (n / max(len(steps) - 1, 1)) for n in range(len(steps))]
-    correlation = LocalCorrelation(radius=2)
     total = fixed.new_zeros(())
     for weight, step in zip(weights, steps, strict=True):
-        warped = spatial.warp(moving, step.displacement)
-        terms = how.dice * (1 - soft_dice(fixed[:, 2:], warped[:, 2:])) + how.smoothness * diffusion(step.displacement)
-        if how.similarity:  # half of the time of a small network
-            terms = terms + how.similarity * correlation(fixed[:, :1], warped[:, :1])
+        terms = one_way(step.displacement, fixed, moving, how)
+        if "backward" in step.attached:
+            backward = spatial.resize_displacement(step.attached["backward"], fixed.shape[2:])
+            terms = (terms + one_way(backward, moving, fixed, how)) / 2
         total = total + weight * terms
     return total / sum(weights)
+
+
+def one_way(displacement: Tensor, fixed: Tensor, moving: Tensor, how: Configuration) -> Tensor:
+    """What a displacement `[B, 3, *S]` leaves between fixed and moving, and its roughness."""
+    warped = spatial.warp(moving, displacement)
+    terms = how.dice * (1 - soft_dice(fixed[:, 2:], warped[:, 2:])) + how.smoothness * diffusion(displacement)
+    if how.similarity:  # half of the time of a small network
+        terms = terms + how.similarity * LocalCorrelation(radius=2)(fixed[:, :1], warped[:, :1])
+    return terms
 
 
 def train(method: Method, subjects: list[Subject], validation: list[Subject], how: Configuration) -> None:
@@ -239,7 +290,7 @@ def seen(method: Method, values: Tensor) -> Tensor:
 
 @torch.no_grad()
 def validated(method: Method, subjects: list[Subject], how: Configuration) -> tuple[float, float, float]:
-    """Mean Dice of neighbours with the same middle and after, on the working lattice, and folding in per cent."""
+    """Mean Dice of neighbours after the linear stage and at the end, both on the lattice, and folding in per cent."""
     method.eval()
     neighbours = zip(subjects[::2], subjects[1::2], strict=True)
     pairs = [pair(first, second, first.lattice(how.size, how.spacing), np.eye(4)) for first, second in neighbours]
@@ -257,6 +308,7 @@ def main() -> None:
     parser.add_argument("configuration", type=Path)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="the folder of data sets")
     parser.add_argument("--out", type=Path, default=ROOT / "Resources" / "Models", help="the folder of weights")
+    parser.add_argument("--starts", type=Path, help="a file (.npy) that keeps the linear stage for the next training")
     parser.add_argument("--iterations", type=int, help="instead of the configuration's, to try it out")
     arguments = parser.parse_args()
     how = Configuration.read(arguments.configuration)
@@ -264,7 +316,10 @@ def main() -> None:
         how = replace(how, iterations=arguments.iterations)
     images = sorted((arguments.data / how.folder / "images").glob("*.nii.gz"))
     kept, held_back = images[: -how.held_back], images[-how.held_back :]
-    subjects = [Subject.read(image, tuple(how.classes), how.spacing) for image in kept]
+    subjects = [
+        Subject.read(image, tuple(how.classes), how.spacing, start)
+        for image, start in zip(kept, starts(kept, how, arguments.starts), strict=True)
+    ]
     torch.manual_seed(how.seed)
     method = methods.create(how.method, 3, **how.options)
     train(method, subjects[: -how.validation], subjects[-how.validation :], how)

@@ -95,7 +95,7 @@ def default(case: Case) -> Result:
 
 
 def weighted(case: Case, model: zoo.Model, refine: int, extra: int) -> tuple[Result, Result, list[float]]:
-    """With weights, then refined, and Dice after the linear stage and each step of the method and `extra` more."""
+    """With weights, then refined, and Dice after the linear stage and each step and, if recurrent, `extra` more."""
     began, processor = time.perf_counter(), time.process_time()
 
     def result(run: registration.Run) -> Result:
@@ -109,8 +109,9 @@ def weighted(case: Case, model: zoo.Model, refine: int, extra: int) -> tuple[Res
     last_linear = max(n for n, step in enumerate(made) if not step.values.any())
     list(run.refine(refine))
     refined = result(run)
-    run.go_back(made[-1])
-    made += run.extend(extra)
+    if run.method.card.recurrent:
+        run.go_back(made[-1])
+        made += run.extend(extra)
     return plain, refined, [overlap(run.transform_at(step), case) for step in made[last_linear:]]
 
 
