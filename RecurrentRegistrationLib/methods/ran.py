@@ -193,7 +193,8 @@ class MotionSeparableNetwork(Method):
         pool = F.avg_pool2d if self.dimension == 2 else F.avg_pool3d
         skips = []
         for block, reduce in zip(self.encoder, self.reduce, strict=True):
-            features = pool(self.checkpointed(block, features), 2, ceil_mode=True)
+            pair = [min(2, n) for n in features.shape[2:]]  # of a small image a single voxel is left before the last
+            features = pool(self.checkpointed(block, features), pair, ceil_mode=True)
             skips.append(reduce(features))
         return tuple(skips)
 

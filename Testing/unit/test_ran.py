@@ -41,13 +41,14 @@ def test_variants_raise_as_many_levels_as_they_say(variant, common):
 
 @pytest.mark.parametrize("variant", ran.STRUCTURES)
 @pytest.mark.parametrize("options", [{}, {"heads": 1}, {"confident": False}])
-def test_every_variant_runs_with_every_ablation(variant, options):
+@pytest.mark.parametrize("shape", [(9, 14), (3, 6, 5)])
+def test_every_variant_runs_with_every_ablation(variant, options, shape):
     torch.manual_seed(0)
-    method = ran.create(2, variant=variant, **options).eval()
+    method = ran.create(len(shape), variant=variant, **options).eval()
     with torch.no_grad():
-        steps = list(method.steps(torch.rand(1, 1, 9, 14), torch.rand(1, 1, 9, 14)))
+        steps = list(method.steps(torch.rand(1, 1, *shape), torch.rand(1, 1, *shape)))
     scales = ran.STRUCTURES[variant].scales
-    assert [tuple(step.values.shape[2:]) for step in steps] == [(-(-9 // s), -(-14 // s)) for s in scales]
+    assert [tuple(step.values.shape[2:]) for step in steps] == [tuple(-(-n // s) for n in shape) for s in scales]
     assert all(("confidence" in step.attached) == options.get("confident", True) for step in steps)
 
 
