@@ -135,7 +135,7 @@ class Subject:
         smooth = [antialiased(v, volume.grid, target) for v in (prepared.values, *maps)]
         values = torch.cat([smooth[0], torch.ones_like(smooth[0]), *smooth[1:]], dim=1)
         if start is not None:
-            return cls(values, volume.grid, _box_middle(volume.grid), start)
+            return cls(values, volume.grid, volume.grid.centre, start)
         middle = volume.grid.physical(np.argwhere(labels.array[0] > 0).mean(axis=0)[::-1])
         start = np.eye(4)
         start[:3, 3] = middle
@@ -144,16 +144,12 @@ class Subject:
     def lattice(self, size: tuple[int, ...], spacing: float, shift: np.ndarray | float = 0.0) -> Grid:
         """One of `size` with the same axes, its middle `shift` voxels beside the image's."""
         axes = np.array(self.grid.direction).reshape(3, 3)
-        origin = _box_middle(self.grid) - axes @ (((np.array(size) - 1) / 2 - shift) * spacing)
+        origin = self.grid.centre - axes @ (((np.array(size) - 1) / 2 - shift) * spacing)
         return Grid(tuple(size), (spacing,) * 3, tuple(origin.tolist()), self.grid.direction)
 
     def onto(self, target: Grid, matrix: np.ndarray | None = None) -> Tensor:
         """Pulled onto a lattice through a homogeneous matrix from its points to the subject's."""
         return spatial.warp(self.values, linear_displacement(target, self.grid, matrix))
-
-
-def _box_middle(grid: Grid) -> np.ndarray:
-    return grid.physical((np.array(grid.size) - 1) / 2)
 
 
 def linear_start(first: Path, image: Path) -> np.ndarray:
