@@ -53,7 +53,8 @@ class Options:
         device: "auto", "cpu", "cuda" or "cuda:1".
         seed: of whatever is drawn at random.
         memory_limit: bytes; None for what is free.
-        weights: of a trained method: a safetensors file or a name of `zoo.models()`; None for those that come with it.
+        weights: of a trained method: a name of `zoo.models()`, or a safetensors file, whose card or description beside
+            it says the rest unless `method_options` do; None for those that come with it.
         method_options: passed on to the method.
     """
 
@@ -411,17 +412,26 @@ class Run:
             model = zoo.of_method(self._name, dimension) if card.trained and not self.options.method_options else None
             if model is None and card.trained:
                 self.notes.append(f"{card.title} is untrained: train it or give weights; its output means nothing.")
-        elif Path(asked).suffix == ".safetensors":
+        elif Path(asked).suffix != ".safetensors":
+            model = self._fitting(zoo.find(str(asked)))
+        elif self.options.method_options or (model := zoo.described(asked)) is None:
+            if self.options.method == "auto":
+                raise InputError(f"Nothing beside {asked} says what these weights are for: name their method.")
             return None
         else:
-            model = zoo.find(str(asked))
-            self._name = model.method if self.options.method == "auto" else self._name
-            if (model.method, model.dimension) != (self._name, dimension):
-                raise InputError(
-                    f"The weights '{model.name}' are for the method '{model.method}' and {model.dimension}D images."
-                )
+            model = self._fitting(model)
         if model is not None:
-            self.notes.append(f"Weights: {model.name}, trained on {model.data}. For: {model.summary}")
+            about = f", trained on {model.data}. For: {model.summary}" if model.data else "."
+            self.notes.append(f"Weights: {model.name}{about}")
+        return model
+
+    def _fitting(self, model: zoo.Model) -> zoo.Model:
+        """Weights that were named, if they are for the method, which they choose where it is left to them."""
+        self._name = model.method if self.options.method == "auto" else self._name
+        if (model.method, model.dimension) != (self._name, self._fixed.grid.dimension):
+            raise InputError(
+                f"The weights '{model.name}' are for the method '{model.method}' and {model.dimension}D images."
+            )
         return model
 
     def _create_method(self) -> Method:
@@ -543,11 +553,12 @@ def _device_name(device: torch.device) -> str:
 def _load_weights(method: Method, path: str | Path | None) -> None:
     if path is None:
         return
-    from safetensors.torch import load_file  # only trained methods need it
+    from safetensors import SafetensorError  # only trained methods need it
+    from safetensors.torch import load_file
 
     try:
         method.load_state_dict({name: tensor.float() for name, tensor in load_file(str(path)).items()})
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise InputError(f"The weights {path} do not fit the method {method.card.name}, or cannot be read.") from error
 
 

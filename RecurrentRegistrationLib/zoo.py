@@ -1,7 +1,7 @@
 """Weights that ship: a folder for each, with `card.json` and half-precision `weights.safetensors`.
 
 They lie in `Resources/Models` beside the package, or in the folder that `RECURRENT_REGISTRATION_MODELS` names. Nothing
-is ever downloaded.
+is ever downloaded. The file of a training, with its description beside it, is read as well.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -47,6 +48,7 @@ class Model:
         sha256: of the weights' file.
         bytes: of the weights' file.
         folder: where they lie.
+        file: its name in there.
     """
 
     name: str
@@ -65,10 +67,11 @@ class Model:
     sha256: str = ""
     bytes: int = 0
     folder: Path = Path()
+    file: str = WEIGHTS
 
     def card(self) -> dict[str, Any]:
-        """What `card.json` holds: everything but the folder."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if name != "folder"}
+        """What `card.json` holds: everything but the place."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in ("folder", "file")}
 
 
 def home(folder: str | Path | None = None) -> Path:
@@ -107,25 +110,38 @@ def of_method(method: str, dimension: int, folder: str | Path | None = None) -> 
     return fitting[0] if fitting else None
 
 
+def described(path: str | Path) -> Model | None:
+    """The weights of a file by the card, or the training's description, beside it; None where there is neither.
+
+    Raises:
+        InputError: that cannot be read.
+    """
+    path = Path(path)
+    if path.name == WEIGHTS and (path.parent / CARD).exists():
+        return _read(path.parent)
+    return _trained(path) if path.with_suffix(".json").exists() else None
+
+
 def create(model: Model) -> Method:
     """The method with its weights, checked.
 
     Raises:
         InputError: the file is missing, differs from what the card says, or does not fit the method.
     """
-    from safetensors.torch import load  # only trained methods need it
+    from safetensors import SafetensorError  # only trained methods need it
+    from safetensors.torch import load
 
-    path = model.folder / WEIGHTS
+    path = model.folder / model.file
     try:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"The weights {path} cannot be read: install them again.") from error
-    if hashlib.sha256(content).hexdigest() != model.sha256:
+    if model.sha256 and hashlib.sha256(content).hexdigest() != model.sha256:
         raise InputError(f"The weights {path} are not those of their card (other checksum): install them again.")
     method = methods.create(model.method, model.dimension, **model.options)
     try:
         method.load_state_dict({name: _single(tensor) for name, tensor in load(content).items()})
-    except RuntimeError as error:
+    except (RuntimeError, SafetensorError) as error:
         raise InputError(f"The weights {path} do not fit the method {model.method}: install them again.") from error
     return method
 
@@ -159,6 +175,30 @@ def _read(folder: Path) -> Model:
         return Model(**values, folder=folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"The card {folder / CARD} cannot be read: install the weights again.") from error
+
+
+def _trained(path: Path) -> Model:
+    """What a training wrote beside its weights; "" where only a card would say more."""
+    description = path.with_suffix(".json")
+    try:
+        values = json.loads(description.read_text(encoding="utf-8"))
+        return Model(
+            name=str(path),
+            method=values["name"],
+            dimension=values["dimension"],
+            summary="",
+            data="",
+            licence="",
+            configuration=values.get("configuration", {}).get("file", ""),
+            seed=values["seed"],
+            spacing=math.prod(values["spacing"]) ** (1 / len(values["spacing"])),
+            steps=values["steps"],
+            options=values["options"],
+            folder=path.parent,
+            file=path.name,
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
+        raise InputError(f"The description {description} cannot be read: train again, or remove it.") from error
 
 
 def _half(tensor: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,7 @@ from phantom import centred, head
 from RecurrentRegistrationLib import methods, registration, zoo
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.registration import Options
+from RecurrentRegistrationLib.train.weights import save as write_weights
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,6 +101,44 @@ def test_other_options_than_the_weights_leave_the_method_untrained(shelf):
     run, notes = notes_of(method="riir", method_options={"width": 2})
     assert run.model is None
     assert "untrained" in notes
+
+
+def test_a_file_of_weights_is_read_with_its_card(shelf):
+    zoo.save(model(spacing=4.0, steps=3), trained(model()))
+    by_name, _ = notes_of(weights="phantom-riir")
+    by_file, notes = notes_of(weights=shelf / "phantom-riir" / zoo.WEIGHTS)
+    (*_, expected), (*_, found) = by_name, by_file
+    assert (by_file.method.card.name, by_file.planned_steps) == ("riir", 3)
+    assert torch.equal(found.displacement, expected.displacement)
+    assert "Weights: phantom-riir" in notes
+
+
+def test_a_file_of_a_training_is_read_with_its_description(tmp_path):
+    description = {"name": "riir", "dimension": 2, "options": {"hidden": [4, 4], "width": 4}, "steps": 3}
+    file = tmp_path / "model.safetensors"
+    write_weights(trained(model()), file, description | {"spacing": [4.0, 4.0], "seed": 3})
+    run, notes = notes_of(weights=file)
+    assert (run.method.card.name, run.planned_steps) == ("riir", 3)
+    assert run.grid.spacing == pytest.approx((4.0, 4.0), rel=0.1)
+    assert f"Weights: {file}." in notes
+    assert list(run)[-1].displacement.abs().max() > 0.01
+    with pytest.raises(InputError, match="for the method 'riir'"):
+        notes_of(method="gradirn", weights=file)
+    file.with_suffix(".json").write_text("[]", encoding="utf-8")
+    with pytest.raises(InputError, match=r"model\.json"):
+        notes_of(weights=file)
+
+
+def test_a_file_of_weights_that_is_missing_is_refused(tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        notes_of(method="riir", weights=tmp_path / "model.safetensors")
+
+
+def test_a_file_of_weights_alone_needs_a_method(shelf, tmp_path_factory):
+    file = tmp_path_factory.mktemp("alone") / "mine.safetensors"
+    file.write_bytes((shelf / "phantom-riir" / zoo.WEIGHTS).read_bytes())
+    with pytest.raises(InputError, match=r"mine\.safetensors.*name their method"):
+        notes_of(weights=file)
 
 
 def test_weights_of_another_method_are_refused(shelf):
