@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -105,6 +105,19 @@ def antialiased(values: Tensor, grid: Grid, target: Grid) -> Tensor:
     spacing = math.prod(target.spacing) ** (1 / target.dimension)
     sigmas = [0.5 * math.sqrt(max((spacing / s) ** 2 - 1, 0.0)) for s in grid.spacing[::-1]]
     return spatial.gaussian_smooth(values, sigmas) if max(sigmas) > 0.25 else values
+
+
+def blurred_like(image: Prepared, other: Grid) -> Prepared:
+    """Smoothed to the spacing of another image where that is coarser.
+
+    Thick slices and thin ones look most alike where they do not lie on each other, and a deformation would follow that.
+    """
+    own, theirs = (np.array(grid.direction).reshape(2 * [grid.dimension]) for grid in (image.grid, other))
+    spacing = np.sqrt((own.T @ theirs) ** 2 @ np.square(other.spacing))  # the other's, along this image's axes
+    sigmas = [0.5 * math.sqrt(max((t / s) ** 2 - 1, 0.0)) for s, t in zip(image.grid.spacing, spacing, strict=True)]
+    if max(sigmas) <= 0.25:
+        return image
+    return replace(image, values=spatial.gaussian_smooth(image.values, sigmas[::-1]))
 
 
 def is_ct(volume: Volume) -> bool:

@@ -27,7 +27,7 @@ from RecurrentRegistrationLib.errors import InputError, OutOfMemoryError, is_out
 from RecurrentRegistrationLib.lattice import faded_out, working_grid
 from RecurrentRegistrationLib.methods.base import Method
 from RecurrentRegistrationLib.methods.refine import SIMILARITIES, Refine
-from RecurrentRegistrationLib.preparation import PRESETS, Prepared, choose_preset, prepare
+from RecurrentRegistrationLib.preparation import PRESETS, Prepared, blurred_like, choose_preset, prepare
 from RecurrentRegistrationLib.step import Step
 from RecurrentRegistrationLib.transform import Affine, DisplacementField, Transform
 from RecurrentRegistrationLib.volume import Grid, Volume, resample
@@ -285,7 +285,8 @@ class Run:
     def _prepared(self) -> tuple[Prepared, Prepared]:
         preset = PRESETS[self.preset]
         fixed = prepare(self._fixed, self._masks[0], preset).to(self.device)
-        return fixed, prepare(self._moving, self._masks[1], preset).to(self.device)
+        moving = prepare(self._moving, self._masks[1], preset).to(self.device)
+        return blurred_like(fixed, moving.grid), blurred_like(moving, fixed.grid)
 
     def _put_together(self, fixed: Prepared, moving: Prepared) -> None:
         with self._timed("prepare"):

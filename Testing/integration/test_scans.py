@@ -19,7 +19,7 @@ from RecurrentRegistrationLib.evaluation import evaluate
 from RecurrentRegistrationLib.points import read_points
 from RecurrentRegistrationLib.registration import Options, register
 from RecurrentRegistrationLib.transform import DisplacementField, Transform
-from RecurrentRegistrationLib.volume import Volume, resample
+from RecurrentRegistrationLib.volume import Grid, Volume, resample
 
 SCANS = Path(__file__).parents[3] / "shared" / "data"
 
@@ -62,6 +62,30 @@ def test_a_known_displacement_of_a_real_brain(tmp_path):
     before = np.linalg.norm(points - targets, axis=1).mean()
     assert before > 4
     assert np.linalg.norm(found.map_points(points) - targets, axis=1).mean() < before / 4
+
+
+def slabs(volume: Volume, thickness: int, first: int) -> Volume:
+    """Slices that each show the mean of some, from the first one on."""
+    array = volume.array[0][first:]
+    count = len(array) // thickness
+    array = array[: count * thickness].reshape(count, thickness, *array.shape[1:]).mean(axis=1)
+    grid = volume.grid
+    origin = grid.physical(np.array([[0, 0, first + (thickness - 1) / 2]]))[0]
+    spacing = (*grid.spacing[:2], thickness * grid.spacing[2])
+    return Volume(array[None], Grid(array.shape[::-1], spacing, tuple(origin.tolist()), grid.direction))
+
+
+@pytest.mark.parametrize(("fixed", "moving"), [(3, 1), (2, 3)])
+def test_thick_slices_of_the_same_brain_hardly_move(tmp_path, fixed, moving):
+    from nilearn.datasets import load_mni152_template
+
+    load_mni152_template(resolution=2).to_filename(tmp_path / "brain.nii.gz")
+    brain = Volume.read(tmp_path / "brain.nii.gz")
+    image = slabs(brain, fixed, 0)
+    options = Options(initial="none", linear="none", spacing=4.0)
+    found = register(image, slabs(brain, moving, 1), options=options).transform
+    points = image.grid.physical(np.argwhere(image.array[0] > 0.2 * image.array.max())[::29, ::-1].astype(float))
+    assert np.linalg.norm(found.map_points(points) - points, axis=1).mean() < 0.5
 
 
 @pytest.mark.data

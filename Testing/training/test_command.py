@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from RecurrentRegistrationLib import methods
+from RecurrentRegistrationLib import methods, zoo
 from RecurrentRegistrationLib.cli import run
 from RecurrentRegistrationLib.train import weights
 
@@ -24,6 +24,11 @@ def test_trains_and_names_the_weights(write: Callable[..., Path], tmp_path: Path
     method = methods.create("rcn", 2, width=4)
     weights.load(method, path)
     assert load_file(str(path)).keys() == method.state_dict().keys()
+    known = zoo.described(path)
+    assert known is not None
+    assert (known.method, known.steps, dict(known.options)) == ("rcn", 1, {"width": 4})
+    again = zoo.create(known).state_dict()
+    assert all(again[name].equal(value) for name, value in method.state_dict().items())
 
 
 def test_a_dry_run_keeps_nothing(write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
