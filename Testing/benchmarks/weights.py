@@ -1,10 +1,11 @@
 """Do the weights that ship pay? Register pairs that they never saw, beside the training-free default and ANTs SyN.
 
-    python Testing/benchmarks/weights.py --data ../shared/data [NAME …] [--threads 2] [--pairs N] [--write]
+    python Testing/benchmarks/weights.py --data ../shared/data [NAME …] [--threads 2] [--pairs N] [--recolour] [--write]
 
 Each set of weights names the subjects that it was not trained on; neighbours among them are pairs. The linear stage is
 part of every time; SyN's is that of its whole process, reading and writing included. The last line follows the
-recurrence step by step, also beyond the number of steps of the training. `--write` puts the numbers on the cards.
+recurrence step by step, also beyond the number of steps of the training. `--recolour` gives every moving image another
+contrast first: its intensities go through a random curve of its own. `--write` puts the numbers on the cards.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Arguments:
-    """Of the command line: data folder, peers' Python, pairs at most, steps of refinement, further steps, threads."""
+    """Of the command line: data folder, peers' Python, pairs at most, steps of refinement, further steps, threads, and
+    the folder of recoloured images, None for images as they are."""
 
     data: Path
     python: Path
@@ -44,6 +46,7 @@ class Arguments:
     refine: int
     extra: int
     threads: int
+    recoloured: Path | None
 
 
 @dataclass(frozen=True)
@@ -68,15 +71,24 @@ class Result:
 def cases(names: Sequence[str], arguments: Arguments) -> list[Case]:
     """Neighbours among images below the data folder, with the maps of `labels` beside `images`."""
     files = [arguments.data / name for name in names]
-    pairs = list(zip(files[::2], files[1::2], strict=False))[: arguments.pairs]
-    return [
-        Case(
-            pair,
-            tuple(Volume.read(file) for file in pair),  # type: ignore[arg-type]
-            tuple(Volume.read(file.parents[1] / "labels" / file.name) for file in pair),  # type: ignore[arg-type]
-        )
-        for pair in pairs
-    ]
+    found = []
+    for number, pair in enumerate(list(zip(files[::2], files[1::2], strict=False))[: arguments.pairs]):
+        labels = tuple(Volume.read(file.parents[1] / "labels" / file.name) for file in pair)
+        if arguments.recoloured:
+            pair = pair[0], recoloured(pair[1], arguments.recoloured, number)
+        found.append(Case(pair, tuple(Volume.read(file) for file in pair), labels))  # type: ignore[arg-type]
+    return found
+
+
+def recoloured(file: Path, folder: Path, seed: int) -> Path:
+    """A copy of an image in another contrast: a random curve between its first and 99th percentile."""
+    image = sitk.ReadImage(str(file), sitk.sitkFloat32)
+    values = sitk.GetArrayFromImage(image)
+    curve = np.random.default_rng(seed).random(6)
+    changed = sitk.GetImageFromArray(np.interp(values, np.linspace(*np.percentile(values, (1, 99)), len(curve)), curve))
+    changed.CopyInformation(image)
+    sitk.WriteImage(sitk.Cast(changed, sitk.sitkFloat32), str(folder / file.name))
+    return folder / file.name
 
 
 def overlap(transform: Transform, case: Case) -> float:
@@ -115,13 +127,13 @@ def weighted(case: Case, model: zoo.Model, refine: int, extra: int) -> tuple[Res
     return plain, refined, [overlap(run.transform_at(step), case) for step in made[last_linear:]]
 
 
-def syn(case: Case, python: Path) -> Result:
-    """By ANTs SyN with its defaults, in a process of its own."""
+def syn(case: Case, python: Path, modality: str) -> Result:
+    """By ANTs SyN with its defaults, or mutual information for unlike contrasts, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         adapter = [str(python), str(HERE / "peers" / "ants_syn.py"), *map(str, case.files), "-o", folder]
         cost = Path(folder) / "cost.json"
         measure = HERE.parents[1] / "RecurrentRegistrationLib" / "benchmark" / "measure.py"
-        command = ["python3", str(measure), str(cost), *adapter, "--modality", "mr", "--initial", "header"]
+        command = ["python3", str(measure), str(cost), *adapter, "--modality", modality, "--initial", "header"]
         subprocess.run(command, check=True, capture_output=True)
         spent = json.loads(cost.read_text(encoding="utf-8"))
         transform = Transform.read(Path(folder) / "displacement.nrrd")
@@ -146,7 +158,8 @@ def without_weights(files: tuple[str, ...], arguments: Arguments) -> dict[str, l
     pairs = cases(files, arguments)
     found = {"default": [default(case) for case in pairs]}
     if arguments.python.exists():
-        found["ANTs SyN"] = [syn(case, arguments.python) for case in pairs]
+        modality = "multi" if arguments.recoloured else "mr"
+        found["ANTs SyN"] = [syn(case, arguments.python, modality) for case in pairs]
     return found
 
 
@@ -167,7 +180,8 @@ def measured(model: zoo.Model, arguments: Arguments) -> dict[str, object]:
     made = {model.name: plain, f"{model.name}, {refine} steps of refinement": refined, **others}
     results = {name: mean(found) for name, found in made.items()}
     curve = np.mean(dice_by_step, axis=0).round(4).tolist()
-    print(f"\n{model.name}, {len(pairs)} pairs, {arguments.threads} threads\n")
+    what = "recoloured pairs" if arguments.recoloured else "pairs"
+    print(f"\n{model.name}, {len(pairs)} {what}, {arguments.threads} threads\n")
     print("| method | Dice | folding % | s | processor s |\n|---|---|---|---|---|")
     print("\n".join(row(name, result) for name, result in results.items()))
     print(f"\nAgainst the default: {compared(plain, others['default'])}.")
@@ -185,16 +199,20 @@ def main() -> None:
     parser.add_argument("--refine", type=int, default=10, help="steps of refinement after the training's")
     parser.add_argument("--extra", type=int, default=4, help="steps beyond those of the training")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--recolour", action="store_true", help="give every moving image another contrast")
     parser.add_argument("--write", action="store_true", help="put the numbers on the cards")
     given = parser.parse_args()
     python = given.peers / "bin" / "python"
-    arguments = Arguments(given.data, python, given.pairs, given.refine, given.extra, given.threads)
-    torch.set_num_threads(arguments.threads)
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(arguments.threads)
-    for model in [zoo.find(name) for name in given.names] or zoo.models():
-        metrics = measured(model, arguments)
-        if given.write:
-            zoo.save_card(dataclasses.replace(model, metrics=metrics))
+    torch.set_num_threads(given.threads)
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(given.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        recolour = Path(folder) if given.recolour else None
+        arguments = Arguments(given.data, python, given.pairs, given.refine, given.extra, given.threads, recolour)
+        for model in [zoo.find(name) for name in given.names] or zoo.models():
+            metrics = measured(model, arguments)
+            if given.write:
+                metrics = {**model.metrics, "recoloured": metrics} if recolour else {**model.metrics, **metrics}
+                zoo.save_card(dataclasses.replace(model, metrics=metrics))
 
 
 if __name__ == "__main__":

@@ -623,6 +623,19 @@ def test_the_folder_of_the_weights_is_told_and_opened(panel, ui, monkeypatch, tm
     assert "damaged" in ui.weightsTable.item(0, 3).text()
 
 
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [((), "none are on this computer"), (("one",), "computer: one$"), (("one", "two"), "choose one.*: one, two$")],
+)
+def test_the_weights_of_a_method_are_told(panel, ui, monkeypatch, tmp_path, names, words):
+    monkeypatch.setenv("RECURRENT_REGISTRATION_MODELS", str(tmp_path))
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "card.json").write_text('{"method": "rwcnet"}', encoding="utf-8")
+    choose(ui, volume("Fixed"), volume("Moving", 2), method="rwcnet")
+    assert re.search(words, ui.cardLabel.text, re.MULTILINE)
+
+
 def test_what_slicer_shows_of_the_module(panel, ui, monkeypatch):
     connected, registered = [], []
     monkeypatch.setattr(slicer.app, "connect", lambda *arguments: connected.append(arguments), raising=False)

@@ -197,13 +197,13 @@ def test_shipped_weights_are_whole_small_and_judged(monkeypatch):
     shipped = zoo.models()
     if not shipped:
         pytest.skip("no weights ship")
-    assert sum(m.bytes for m in shipped) < 2e7
+    assert sum(m.bytes for m in shipped) < 3e7
     for m in shipped:
         zoo.create(m)
         assert (ROOT / m.configuration).exists()
         assert m.data
         assert m.licence
-        results = m.metrics["results"]
+        results = m.metrics.get("recoloured", m.metrics)["results"]  # of the contrasts that they are for
         default, ours = results["default"], [found for name, found in results.items() if name.startswith(m.name)]
         better = [r for r in ours if r["dice"] >= default["dice"] and r["processor"] <= default["processor"]]
         assert better

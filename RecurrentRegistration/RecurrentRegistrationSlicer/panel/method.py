@@ -86,4 +86,7 @@ def weightsText(method: str) -> str:
                 present.append(file.parent.name)
     if not present:
         return _("needs weights, and none are on this computer: choose a file below")
-    return _("weights on this computer: {names}").format(names=", ".join(sorted(present)))
+    names = ", ".join(sorted(present))
+    if len(present) > 1:
+        return _("choose one of the weights on this computer below: {names}").format(names=names)
+    return _("weights on this computer: {names}").format(names=names)
