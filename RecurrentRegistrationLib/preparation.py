@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -53,11 +53,15 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class Prepared:
-    """An image `[1, 1, *S]` in [0, 1] with its lattice, and its mask (1 where it counts) if it has one."""
+    """An image `[1, 1, *S]` in [0, 1] with its lattice, and its mask (1 where it counts) if it has one.
+
+    One that was smoothed is `shown` as on a coarser lattice: with this spacing (i, j, k), millimetres.
+    """
 
     values: Tensor
     grid: Grid
     mask: Tensor | None = None
+    shown: tuple[float, ...] | None = None
 
     def onto(self, target: Grid, matrix: np.ndarray | None = None) -> Prepared:
         """Pulled onto another lattice through a homogeneous matrix from its points to this image's points.
@@ -66,7 +70,7 @@ class Prepared:
         where this image has one or does not reach every voxel.
         """
         displacement = linear_displacement(target, self.grid, matrix).to(self.values)
-        values = spatial.warp(antialiased(self.values, self.grid, target), displacement)
+        values = spatial.warp(antialiased(self.values, self.grid, target, self.shown), displacement)
         mask = _reached(displacement, self.grid)
         if self.mask is not None:
             mask = mask * spatial.warp(antialiased(self.mask, self.grid, target), displacement)
@@ -76,11 +80,11 @@ class Prepared:
         """The box of `size` voxels from index `first` (i, j[, k])."""
         box: tuple = (..., *[slice(f, f + n) for f, n in zip(first[::-1], size[::-1], strict=True)])
         mask = None if self.mask is None else self.mask[box]
-        return Prepared(self.values[box], self.grid.cropped(first, size), mask)
+        return replace(self, values=self.values[box], grid=self.grid.cropped(first, size), mask=mask)
 
     def to(self, device: torch.device) -> Prepared:
         """The same on another device."""
-        return Prepared(self.values.to(device), self.grid, None if self.mask is None else self.mask.to(device))
+        return replace(self, values=self.values.to(device), mask=None if self.mask is None else self.mask.to(device))
 
 
 def linear_displacement(target: Grid, source: Grid, matrix: np.ndarray | None = None) -> Tensor:
@@ -100,11 +104,10 @@ def _reached(displacement: Tensor, grid: Grid) -> Tensor:
     return reached.to(displacement.dtype)
 
 
-def antialiased(values: Tensor, grid: Grid, target: Grid) -> Tensor:
-    """Smooth away what a coarser lattice cannot hold."""
+def antialiased(values: Tensor, grid: Grid, target: Grid, shown: tuple[float, ...] | None = None) -> Tensor:
+    """Smooth away what a coarser lattice cannot hold, but for what is gone already (`shown`, see `Prepared`)."""
     spacing = math.prod(target.spacing) ** (1 / target.dimension)
-    sigmas = [0.5 * math.sqrt(max((spacing / s) ** 2 - 1, 0.0)) for s in grid.spacing[::-1]]
-    return spatial.gaussian_smooth(values, sigmas) if max(sigmas) > 0.25 else values
+    return _coarsened(values, grid, shown or grid.spacing, [spacing] * grid.dimension)
 
 
 def blurred_like(image: Prepared, other: Grid) -> Prepared:
@@ -114,10 +117,19 @@ def blurred_like(image: Prepared, other: Grid) -> Prepared:
     """
     own, theirs = (np.array(grid.direction).reshape(2 * [grid.dimension]) for grid in (image.grid, other))
     spacing = np.sqrt((own.T @ theirs) ** 2 @ np.square(other.spacing))  # the other's, along this image's axes
-    sigmas = [0.5 * math.sqrt(max((t / s) ** 2 - 1, 0.0)) for s, t in zip(image.grid.spacing, spacing, strict=True)]
-    if max(sigmas) <= 0.25:
+    values = _coarsened(image.values, image.grid, image.grid.spacing, spacing.tolist())
+    if values is image.values:
         return image
-    return replace(image, values=spatial.gaussian_smooth(image.values, sigmas[::-1]))
+    return replace(image, values=values, shown=tuple(np.maximum(spacing, image.grid.spacing).tolist()))
+
+
+def _coarsened(values: Tensor, grid: Grid, shown: Sequence[float], spacing: Sequence[float]) -> Tensor:
+    """From one spacing that is shown to a coarser one (both i, j, k; millimetres); the same where it is no coarser."""
+    sigmas = [
+        0.5 * math.sqrt(max(coarse**2 - fine**2, 0.0)) / voxel
+        for voxel, fine, coarse in zip(grid.spacing, shown, spacing, strict=True)
+    ]
+    return spatial.gaussian_smooth(values, sigmas[::-1]) if max(sigmas) > 0.25 else values
 
 
 def is_ct(volume: Volume) -> bool:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from phantom import centred
 
-from RecurrentRegistrationLib.preparation import Prepared, blurred_like
+from RecurrentRegistrationLib.preparation import Prepared, antialiased, blurred_like
 
 
 def impulse(grid, dtype=torch.float32) -> Prepared:
@@ -42,6 +42,15 @@ def test_the_axes_of_the_scanner_count_not_those_of_the_arrays():
 def test_in_the_plane():
     found = blurred_like(impulse(centred((21, 31), (1.0, 1.0))), centred((9, 9), (1.0, 2.5)))
     assert spread(found) == pytest.approx([0, 0.25 * (2.5**2 - 1)], rel=0.02, abs=1e-6)
+
+
+def test_what_is_smoothed_already_is_not_smoothed_again_for_a_coarser_lattice():
+    grid, coarse = centred((33, 33, 33), (1.0, 1.0, 1.0)), centred((17, 17, 17), (3.0, 3.0, 3.0))
+    once = antialiased(impulse(grid).values, grid, coarse)
+    for spacing in ((3.0, 3.0, 3.0), (1.0, 1.0, 3.0), (1.0, 2.0, 1.0)):
+        image = blurred_like(impulse(grid), centred((9, 9, 9), spacing))
+        found = antialiased(image.values, grid, coarse, image.shown)
+        assert torch.allclose(found, once, atol=0.05 * once.max())
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 3.0), (0.5, 1.0, 2.0), (1.05, 1.05, 3.2)])
