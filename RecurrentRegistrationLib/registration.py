@@ -408,27 +408,34 @@ class Run:
     def _choose_model(self) -> zoo.Model | None:
         """The weights that were named, or else those that come with the method as it is usually made."""
         asked, dimension = self.options.weights, self._fixed.grid.dimension
-        if asked is None:
+        if asked is not None:
+            model = self._named_model(asked)
+        else:
             card = methods.card(self._name)
             model = zoo.of_method(self._name, dimension) if card.trained and not self.options.method_options else None
             if model is None and card.trained:
                 self.notes.append(f"{card.title} is untrained: train it or give weights; its output means nothing.")
-        elif Path(asked).suffix != ".safetensors":
-            model = self._fitting(zoo.find(str(asked)))
-        elif self.options.method_options or (model := zoo.described(asked)) is None:
-            if self.options.method == "auto":
-                raise InputError(f"Nothing beside {asked} says what these weights are for: name their method.")
-            return None
-        else:
-            model = self._fitting(model)
         if model is not None:
             about = f", trained on {model.data}. For: {model.summary}" if model.data else "."
             self.notes.append(f"Weights: {model.name}{about}")
         return model
 
-    def _fitting(self, model: zoo.Model) -> zoo.Model:
-        """Weights that were named, if they are for the method, which they choose where it is left to them."""
-        self._name = model.method if self.options.method == "auto" else self._name
+    def _named_model(self, asked: str | Path) -> zoo.Model | None:
+        """The weights of a name or a file, which choose the method where that is left to them.
+
+        None for a file whose method and options are the user's.
+        """
+        if Path(asked).suffix != ".safetensors":
+            model = zoo.find(str(asked))
+        else:
+            model = None if self.options.method_options else zoo.described(asked)
+        automatic = self.options.method == "auto"
+        if model is None:
+            if automatic:
+                raise InputError(f"Nothing beside {asked} says what these weights are for: name their method.")
+            return None
+        if automatic:
+            self._name = model.method
         if (model.method, model.dimension) != (self._name, self._fixed.grid.dimension):
             raise InputError(
                 f"The weights '{model.name}' are for the method '{model.method}' and {model.dimension}D images."
@@ -444,8 +451,10 @@ class Run:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.options.seed)
             method = methods.create(self._name, self._fixed.grid.dimension, **options)
-        if method.card.trained:
-            _load_weights(method, self.options.weights)
+        if method.card.trained and self.options.weights is not None:
+            from RecurrentRegistrationLib.train import weights  # only trained methods need safetensors
+
+            weights.load(method, Path(self.options.weights))
         return method
 
     @property
@@ -549,18 +558,6 @@ def versions() -> dict[str, str]:
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-
-
-def _load_weights(method: Method, path: str | Path | None) -> None:
-    if path is None:
-        return
-    from safetensors import SafetensorError  # only trained methods need it
-    from safetensors.torch import load_file
-
-    try:
-        method.load_state_dict({name: tensor.float() for name, tensor in load_file(str(path)).items()})
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"The weights {path} do not fit the method {method.card.name}, or cannot be read.") from error
 
 
 def _as_asked(image: Prepared, intensities: str) -> Prepared:

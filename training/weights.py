@@ -251,6 +251,11 @@ def soft_dice(a: Tensor, b: Tensor) -> Tensor:
     return ((2 * (a * b).sum(axes) + 1) / (a.square().sum(axes) + b.square().sum(axes) + 1)).mean()
 
 
+def hard_dice(a: Tensor, b: Tensor) -> float:
+    """The same where each map is above one half."""
+    return soft_dice((a > 0.5).float(), (b > 0.5).float()).item()
+
+
 def loss(steps: list[Step], fixed: Tensor, moving: Tensor, how: Configuration) -> Tensor:
     """Over all steps, the last of which counts ten times as much as the first; both directions where there are two."""
     weights = [10 ** (n / max(len(steps) - 1, 1)) for n in range(len(steps))]
@@ -300,13 +305,12 @@ def train(method: Method, subjects: list[Subject], validation: list[Subject], ho
     method.eval()
 
 
-def teach_features(method: Method, subjects: list[Subject], how: Configuration) -> None:
+def teach_features(method: Method, subjects: list[Subject], how: Configuration, features: Features) -> None:
     """Train a feature network in place to tell the labels and what is around them apart."""
-    assert how.features is not None
-    generator, network = np.random.default_rng(how.seed), method.get_submodule(how.features.module).train()
-    optimiser = torch.optim.AdamW(network.parameters(), lr=how.features.rate, weight_decay=1e-4)
-    began, told = time.process_time(), max(how.features.iterations // 5, 1)
-    for iteration in range(1, how.features.iterations + 1):
+    generator, network = np.random.default_rng(how.seed), method.get_submodule(features.module).train()
+    optimiser = torch.optim.AdamW(network.parameters(), lr=features.rate, weight_decay=1e-4)
+    began, told = time.process_time(), max(features.iterations // 5, 1)
+    for iteration in range(1, features.iterations + 1):
         images = torch.cat(draw(subjects, how, generator))
         labels = images[:, 2:]
         maps = torch.cat([1 - labels.sum(dim=1, keepdim=True), labels], dim=1).clamp(0, 1)
@@ -316,10 +320,9 @@ def teach_features(method: Method, subjects: list[Subject], how: Configuration) 
         value.backward()
         optimiser.step()
         if iteration % told == 0:
-            overlap = soft_dice((found.detach().exp()[:, 1:] > 0.5).float(), (labels > 0.5).float())
             print(
-                f"features {iteration} of {how.features.iterations}, {time.process_time() - began:.0f} CPU s: "
-                f"Dice of the labels {overlap:.3f}",
+                f"features {iteration} of {features.iterations}, {time.process_time() - began:.0f} CPU s: "
+                f"Dice of the labels {hard_dice(found.exp()[:, 1:], labels):.3f}",
                 flush=True,
             )
 
@@ -353,9 +356,7 @@ def validated(method: Method, subjects: list[Subject], how: Configuration) -> tu
     fixed, moving = (torch.cat(images) for images in zip(*pairs, strict=True))
     *_, last = registered(method, fixed, moving, how)
     warped = spatial.warp(moving, last.displacement)
-    before, after = (
-        soft_dice((fixed[:, 2:] > 0.5).float(), (maps[:, 2:] > 0.5).float()).item() for maps in (moving, warped)
-    )
+    before, after = (hard_dice(fixed[:, 2:], maps[:, 2:]) for maps in (moving, warped))
     return before, after, 100 * spatial.folding_fraction(last.displacement)
 
 
@@ -379,7 +380,7 @@ def main() -> None:
     torch.manual_seed(how.seed)
     method = methods.create(how.method, 3, **how.options)
     if how.features:
-        teach_features(method, subjects[: -how.validation], how)
+        teach_features(method, subjects[: -how.validation], how, how.features)
     train(method, subjects[: -how.validation], subjects[-how.validation :], how)
     model = zoo.Model(
         name=how.name,

@@ -68,8 +68,9 @@ class Result:
     processor: float
 
 
-def cases(names: Sequence[str], arguments: Arguments) -> list[Case]:
-    """Neighbours among images below the data folder, with the maps of `labels` beside `images`."""
+@functools.cache
+def cases(names: tuple[str, ...], arguments: Arguments) -> list[Case]:
+    """Neighbours among images below the data folder, with the maps of `labels` beside `images`, read once."""
     files = [arguments.data / name for name in names]
     found = []
     for number, pair in enumerate(list(zip(files[::2], files[1::2], strict=False))[: arguments.pairs]):

@@ -10,8 +10,8 @@ from phantom import centred
 from RecurrentRegistrationLib.preparation import Prepared, antialiased, blurred_like
 
 
-def impulse(grid, dtype=torch.float32) -> Prepared:
-    values = torch.zeros(1, 1, *grid.shape, dtype=dtype)
+def impulse(grid) -> Prepared:
+    values = torch.zeros(1, 1, *grid.shape)
     values[(0, 0, *(n // 2 for n in grid.shape))] = 1
     return Prepared(values, grid)
 
