@@ -42,6 +42,23 @@ def test_faint_noise_moves_little(shape):
     assert Refine()(fixed, moving).norm(dim=1).mean() < 1.0
 
 
+@pytest.mark.parametrize(
+    ("shape", "stages"),
+    [
+        ((41, 45, 39), ["1/2", "full"]),
+        ((98, 96, 100), ["1/4", "1/2", "full"]),
+        ((120, 90, 20), ["1/2", "full"]),
+        ((80, 70), ["1/2", "full"]),
+        ((1, 128, 112), ["1/4", "1/2", "full"]),
+    ],
+)
+def test_levels_that_leave_too_little_of_an_image_are_passed_over(shape, stages):
+    image = torch.zeros(1, 1, *shape)
+    found = [step.stage.split(" ")[0] for step in Refine().steps(image, image, count=7)]
+    assert list(dict.fromkeys(found)) == stages
+    assert len(found) == 7
+
+
 def test_folds_nothing():
     fixed, moving, _ = pair((28, 33, 30), voxels=4.0)
     displacement = Refine(step=1.0, field_smoothing=0.3, iterations=(20, 20, 20))(fixed, moving)
