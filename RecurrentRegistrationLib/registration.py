@@ -25,7 +25,8 @@ from RecurrentRegistrationLib.alignment import LIKE, align, named_start
 from RecurrentRegistrationLib.checks import check_images, check_mask, check_overlap
 from RecurrentRegistrationLib.errors import InputError, OutOfMemoryError, is_out_of_memory
 from RecurrentRegistrationLib.lattice import faded_out, working_grid
-from RecurrentRegistrationLib.methods.base import Method
+from RecurrentRegistrationLib.methods.base import Card, Method
+from RecurrentRegistrationLib.methods.refine import CARD as REFINE
 from RecurrentRegistrationLib.methods.refine import SIMILARITIES, Refine
 from RecurrentRegistrationLib.preparation import PRESETS, Prepared, blurred_like, choose_preset, prepare
 from RecurrentRegistrationLib.step import Step
@@ -185,7 +186,7 @@ class Run:
         self._method = self._create_method()
         self.grid = self._working_grid()
         self._pair: tuple[Prepared, Prepared] | None = None
-        self._makers: list[tuple[int, Method]] = []  # steps made before a method went to work, and the method
+        self._makers: list[tuple[int, Method, Grid]] = []  # steps made before a method went to work, method, lattice
         self._matrix = np.eye(fixed.grid.dimension + 1) if self._start is None else self._start
         self._count = options.steps or (self.model.steps if self.model else None)
         deforming = self._count or self._method.card.default_steps
@@ -213,17 +214,27 @@ class Run:
         """
         if self.last is None or self.last.state is None:
             raise InputError("There is no step to continue from: run the method first.")
-        method = [maker for first, maker in self._makers if first < self.last.index][-1]
+        _, method, grid = [maker for maker in self._makers if maker[0] < self.last.index][-1]
+        self._go_onto(grid)
         yield from self._guarded(self._deform(count, self.last.state, method))
         self.phase = "done"
 
     def refine(self, count: int) -> Iterator[Step]:
-        """Improve the last step by `count` iterations of instance optimisation."""
+        """Improve the last step by `count` iterations of instance optimisation.
+
+        Where that would choose a finer lattice than the method's by itself, it goes on to it, from coarse to fine.
+        """
         if self.last is None:
             raise InputError("There is no step to refine: run the method first.")
         self.phase = "refine"
-        options = {**PRESETS[self.preset].refine, "similarity": self._similarity}
-        refiner = Refine(**{**options, "scales": (1,), "iterations": (count,)})
+        refiner = Refine(**{**PRESETS[self.preset].refine, "similarity": self._similarity})
+        reached = _pitch(self._grid_of(self.last))
+        self._go_onto(self._refined_grid())
+        refiner.schedule = tuple(
+            (scale, iterations)
+            for scale, iterations in refiner.schedule
+            if scale == 1 or 1.5 * scale * _pitch(self.grid) < reached
+        )
         yield from self._guarded(self._deform(count, None, refiner, initial=self.last.values.to(self.device).float()))
         self.phase = "done"
 
@@ -241,7 +252,7 @@ class Run:
         """The transform that a step stands for; its field covers the whole fixed image."""
         parts: list[Affine | DisplacementField] = [Affine(self._matrix_of(step))]
         if step.values.abs().max() > 0:
-            parts.insert(0, faded_out(step, self.grid, self._fixed.grid))
+            parts.insert(0, faded_out(step, self._grid_of(step), self._fixed.grid))
         return Transform(tuple(parts))
 
     def result(self, step: Step | None = None) -> Registration:
@@ -320,7 +331,7 @@ class Run:
                     seconds=time.perf_counter() - began,
                     measure=lambda _, score=alignment.score: score,  # type: ignore[misc]
                     linear=linear,
-                    moved=float(moved) / self._pitch,
+                    moved=float(moved) / _pitch(self.grid),
                 )
             )
         self.seconds["align"] = time.perf_counter() - began
@@ -338,7 +349,7 @@ class Run:
         masks = {"fixed_mask": fixed.mask, "moving_mask": moving.mask}
         began, phase, offset = time.perf_counter(), self.phase, len(self.steps)
         before = self.seconds.get(phase, 0.0)
-        self._makers.append((offset, method))
+        self._makers.append((offset, method, self.grid))
         stream = method.steps(fixed.values, moving.values, count=count, state=state, **masks, **extra)
         for number, step in enumerate(stream, start=1):
             self.seconds[phase] = before + time.perf_counter() - began
@@ -351,7 +362,7 @@ class Run:
                 "index": step.index,
                 "stage": step.stage,
                 "similarity": step.similarity,
-                "mean_update_mm": step.mean_update * self._pitch,
+                "mean_update_mm": step.mean_update * _pitch(self.grid),
                 "folding": step.folding,
                 "seconds": step.seconds,
             }
@@ -457,17 +468,12 @@ class Run:
             weights.load(method, Path(self.options.weights))
         return method
 
-    @property
-    def _pitch(self) -> float:
-        """Millimetres between voxels of the working lattice, on average."""
-        return math.prod(self.grid.spacing) ** (1 / self.grid.dimension)
-
     def _working_grid(self) -> Grid:
         prepared = prepare(self._fixed, self._masks[0], PRESETS[self.preset])
         limit = 0.8 * (self.options.memory_limit or memory.available(self.device))
         usual = self.model.spacing if self.model and self.model.spacing else self._method.card.spacing
         asked = self.options.spacing or usual
-        grid, finest = working_grid(prepared, asked, lambda voxels: self._bytes(voxels) <= limit)
+        grid, finest = working_grid(prepared, asked, lambda voxels: self._bytes(voxels, self._method.card) <= limit)
         if grid is None:
             raise OutOfMemoryError(f"Registering these images needs more than {limit / 2**30:.1f} GiB of free memory.")
         if max(grid.spacing) > 1.01 * finest:
@@ -476,16 +482,33 @@ class Run:
             )
         return grid
 
-    def _bytes(self, voxels: float) -> int:
+    def _bytes(self, voxels: float, card: Card) -> int:
         """Memory for a working lattice of so many voxels, for the process as a whole."""
         images = sum(math.prod(v.grid.size) for v in (self._fixed, self._moving))
         field = math.prod(self._fixed.grid.size) * 4 * self._fixed.grid.dimension
-        channels = 12 if self._similarity == "mind" and self._name == "refine" else 0
-        return int(voxels * (self._method.card.bytes_per_voxel + 24 * channels) + 16 * images + 4 * field) + FIXED_COST
+        channels = 12 if self._similarity == "mind" and card is REFINE else 0
+        return int(voxels * (card.bytes_per_voxel + 24 * channels) + 16 * images + 4 * field) + FIXED_COST
+
+    def _refined_grid(self) -> Grid:
+        """The lattice of the refinement: through the same outer voxels, as fine as it would have it by itself."""
+        if self.options.spacing:
+            return self.grid
+        prepared = prepare(self._fixed, self._masks[0], PRESETS[self.preset])
+        limit = 0.8 * (self.options.memory_limit or memory.available(self.device))
+        finest, _ = working_grid(prepared, None, lambda voxels: self._bytes(voxels, REFINE) <= limit)
+        if finest is None or _pitch(finest) > 0.75 * _pitch(self.grid):
+            return self.grid
+        return self.grid.between(_pitch(finest))
+
+    def _go_onto(self, grid: Grid) -> None:
+        """Work on a lattice from here on."""
+        if grid != self.grid:
+            self.grid, self._pair = grid, None
 
     def estimated_bytes(self) -> int:
         """Memory the run will take at most, for the process as a whole."""
-        return self._bytes(math.prod(self.grid.size))
+        method = self._bytes(math.prod(self.grid.size), self._method.card)
+        return max(method, self._bytes(math.prod(self._refined_grid().size), REFINE)) if self.options.refine else method
 
     # ---- from working lattice to fixed image
 
@@ -506,7 +529,12 @@ class Run:
         """The linear map that follows a step's displacement, LPS millimetres."""
         if step.linear is None:
             return self._matrix
-        return self.grid.tensor_to_physical @ step.linear @ self.grid.physical_to_tensor
+        grid = self._grid_of(step)
+        return grid.tensor_to_physical @ step.linear @ grid.physical_to_tensor
+
+    def _grid_of(self, step: Step) -> Grid:
+        """The working lattice of a step: that of a method or of its refinement."""
+        return next((grid for *_, grid in self._makers if grid.shape == step.shape), self.grid)
 
     def _timed(self, phase: str) -> _Timed:
         return _Timed(self.seconds, phase)
@@ -554,6 +582,12 @@ def versions() -> dict[str, str]:
         "SimpleITK": sitk.Version.VersionString(),
         "python": platform.python_version(),
     }
+
+
+def _pitch(grid: Grid) -> float:
+    """Millimetres between voxels, on average over the axes that have several."""
+    spacings = [s for n, s in zip(grid.size, grid.spacing, strict=True) if n > 1]
+    return math.prod(spacings) ** (1 / len(spacings)) if spacings else 1.0
 
 
 def _device_name(device: torch.device) -> str:

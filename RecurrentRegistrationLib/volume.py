@@ -141,6 +141,16 @@ class Grid:
         shift = [(s / old - 1) / 2 for s, old in zip(steps, self.spacing, strict=True)]
         return Grid(tuple(size), tuple(steps), tuple(self.physical(shift).tolist()), self.direction)
 
+    def between(self, spacing: float) -> Grid:
+        """The same outer voxels with more or fewer between them, about a spacing apart along every axis."""
+        size = tuple(
+            max(min(n, 2), round((n - 1) * s / spacing) + 1) for n, s in zip(self.size, self.spacing, strict=True)
+        )
+        steps = tuple(
+            s * (n - 1) / (m - 1) if m > 1 else s for n, m, s in zip(self.size, size, self.spacing, strict=True)
+        )
+        return Grid(size, steps, self.origin, self.direction)
+
     def padded(self, before: Sequence[int], after: Sequence[int]) -> Grid:
         """More voxels (fewer where negative) before and after along (i, j[, k])."""
         size = tuple(n + b + a for n, b, a in zip(self.size, before, after, strict=True))

@@ -9,7 +9,7 @@ import torch
 from geometry import GRIDS, wave
 from phantom import centred, head
 
-from RecurrentRegistrationLib import registration
+from RecurrentRegistrationLib import methods, registration, zoo
 from RecurrentRegistrationLib.errors import InputError, OutOfMemoryError
 from RecurrentRegistrationLib.registration import Options, Registration, Run, register, start
 from RecurrentRegistrationLib.transform import Affine, DisplacementField, Transform
@@ -109,6 +109,44 @@ def test_a_run_goes_on_and_is_refined_after_its_end():
     assert len(list(run.refine(6))) == 6
     assert [s["index"] for s in run.steps] == list(range(1, made + 15))
     assert error_mm(run.result().transform, points, targets) < first
+
+
+def coarse_run(tmp_path, monkeypatch) -> tuple[Run, np.ndarray, np.ndarray]:
+    """A finished run of a network that works on 6 mm and has learnt nothing; points with where they belong."""
+    monkeypatch.setenv("RECURRENT_REGISTRATION_MODELS", str(tmp_path))
+    card = zoo.Model("coarse", "voxelmorph", 3, "", "", "", "", 0, spacing=6.0, steps=2)
+    zoo.save(card, methods.create("voxelmorph", 3))
+    fixed, moving, points, targets = made_pair()
+    run = start(fixed, moving, options=Options(initial="none", linear="rigid", weights="coarse"))
+    for _ in run:
+        pass
+    return run, points, targets
+
+
+def test_a_coarse_method_is_refined_as_finely_as_the_images_allow(tmp_path, monkeypatch):
+    run, points, targets = coarse_run(tmp_path, monkeypatch)
+    coarse, last = run.grid, run.last
+    moved = run.transform_at(last).map_points(points)
+    refined = list(run.refine(40))
+    stages = {step.stage.split(" ")[0] for step in refined}
+    assert max(coarse.spacing) == 6.0
+    assert max(run.grid.spacing) < 2.2
+    assert np.allclose(run.grid.corners(), coarse.corners())
+    assert stages == {"1/2", "full"}  # the levels between the method's lattice and the finest
+    assert len(refined) == 40
+    assert np.allclose(run.transform_at(last).map_points(points), moved, atol=1e-4)  # earlier steps stay what they were
+    assert error_mm(run.result().transform, points, targets) < 0.5 * error_mm(run.transform_at(last), points, targets)
+
+
+def test_a_coarse_method_goes_on_where_it_was_before_a_refinement(tmp_path, monkeypatch):
+    run, points, _ = coarse_run(tmp_path, monkeypatch)
+    coarse, last = run.grid, run.last
+    list(run.refine(4))
+    run.go_back(last)
+    assert len(list(run.extend(1))) == 1
+    assert run.grid == coarse
+    assert run.last.shape == coarse.shape
+    assert np.isfinite(run.result().transform.map_points(points)).all()
 
 
 def test_the_same_seed_gives_the_same_transform(finished):
