@@ -51,6 +51,22 @@ def test_an_interface_is_where_the_displacement_jumps():
     assert not findings.interface(torch.full_like(truth, 3.0)).any()
 
 
+def test_halves_slide_along_their_interface_alone():
+    side = findings.SIDE
+    truth = findings.Halves(3.0, 6.0)((side, side), torch.Generator().manual_seed(0))
+    values = truth[0].flatten(1).T
+    ends = values.unique(dim=0)
+    assert len(ends) == 2  # each half moves as one
+    assert 3.0 <= (ends[0] - ends[1]).norm() <= 6.0
+    voxels = torch.cartesian_prod(torch.arange(side), torch.arange(side)).float()
+    first = (values == ends[0]).all(dim=1)
+    assert 0.2 < first.float().mean() < 0.8
+    along = (ends[0] - ends[1]) / (ends[0] - ends[1]).norm()
+    reach = voxels @ torch.stack([along[1], -along[0]])  # across the motion
+    assert reach[first].max() < reach[~first].min() or reach[~first].max() < reach[first].min()
+    assert findings.interface(truth).any()
+
+
 def test_errors_are_taken_inside_the_object_alone():
     fixed = torch.zeros(2, 1, 8, 8)
     fixed[0, :, 2:6, 2:6] = 1
