@@ -22,17 +22,19 @@ SOFT_TISSUE = (-300.0, 500.0)
 
 @dataclass(frozen=True)
 class Preset:
-    """How intensities are made comparable, and how the training-free method compares and regularises.
+    """How intensities are made comparable, and what registers them where that is left open.
 
     Attributes:
         summary: what it is for.
         window: Hounsfield limits for CT images; None for percentiles.
         refine: options of `methods.refine.Refine`.
+        weights: a name of `zoo.models()` that does better there than registering without training; None for none.
     """
 
     summary: str
     window: tuple[float, float] | None = None
     refine: Mapping[str, Any] = field(default_factory=dict)
+    weights: str | None = None
 
 
 STIFF = {
@@ -45,6 +47,7 @@ STIFF = {
 }
 PRESETS = {
     "mr": Preset("MR with MR of the same contrast, and any images without fixed units"),
+    "mr-hippocampus": Preset("MR with MR of hippocampi, cropped: trained weights", weights="hippocampus-rwcnet"),
     "ct": Preset("CT with CT: soft tissue and bone", window=SOFT_TISSUE),
     "ct-lung": Preset("CT with CT: lungs", window=(-1000.0, 200.0)),
     "multimodal": Preset("images of unlike contrast: CT with MR, T1 with T2, FLAIR, PD or EPI", refine=STIFF),

@@ -43,7 +43,8 @@ class Options:
     """What a user can choose.
 
     Attributes:
-        method: a name of `methods.names()`; "auto" for that of the named weights, or else without training.
+        method: a name of `methods.names()`; "auto" for that of the weights, named or the preset's, or else without
+            training.
         preset: a name of `preparation.PRESETS`; "auto" by what the images look like.
         initial: "auto" searches all postures; "geometry", "moments" and "none" begin there; or a transform.
         linear: "affine", "rigid" or "none": what is found before the deformation; "none" leaves `initial` as it is.
@@ -418,7 +419,7 @@ class Run:
 
     def _choose_model(self) -> zoo.Model | None:
         """The weights that were named, or else those that come with the method as it is usually made."""
-        asked, dimension = self.options.weights, self._fixed.grid.dimension
+        asked, dimension = self._asked_weights(), self._fixed.grid.dimension
         if asked is not None:
             model = self._named_model(asked)
         else:
@@ -430,6 +431,16 @@ class Run:
             about = f", trained on {model.data}. For: {model.summary}" if model.data else "."
             self.notes.append(f"Weights: {model.name}{about}")
         return model
+
+    def _asked_weights(self) -> str | Path | None:
+        """The weights that were named or, where the method is left open as well, the preset's."""
+        preset, named = PRESETS[self.preset], self.options.weights
+        if named is not None or preset.weights is None or self.options.method != "auto":
+            return named
+        if any(model.name == preset.weights for model in zoo.models()):
+            return preset.weights
+        self.notes.append(f"The weights '{preset.weights}' are not in {zoo.home()}: this is done without training.")
+        return None
 
     def _named_model(self, asked: str | Path) -> zoo.Model | None:
         """The weights of a name or a file, which choose the method where that is left to them.

@@ -12,6 +12,7 @@ from phantom import centred, head
 
 from RecurrentRegistrationLib import methods, registration, zoo
 from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.preparation import PRESETS, Preset
 from RecurrentRegistrationLib.registration import Options
 from RecurrentRegistrationLib.train.weights import save as write_weights
 
@@ -95,6 +96,33 @@ def test_a_registration_works_as_the_weights_were_trained(shelf):
     asked, _ = notes_of(method="riir", spacing=3.0, steps=2)
     assert asked.grid.spacing == pytest.approx((3.0, 3.0), rel=0.1)
     assert len(list(asked)) == asked.planned_steps == 2
+
+
+def test_a_preset_brings_its_weights_where_the_method_is_left_open(shelf, monkeypatch):
+    monkeypatch.setitem(PRESETS, "phantoms", Preset("phantoms", weights="phantom-riir"))
+    run, notes = notes_of(preset="phantoms")
+    assert run.model == zoo.find("phantom-riir")
+    assert run.method.card.name == "riir"
+    assert "Weights: phantom-riir" in notes
+    chosen, _ = notes_of(preset="phantoms", method="refine")
+    assert chosen.model is None
+    assert chosen.method.card.name == "refine"
+
+
+def test_a_preset_does_without_weights_that_are_not_there(shelf, monkeypatch):
+    monkeypatch.setitem(PRESETS, "phantoms", Preset("phantoms", weights="deleted"))
+    run, notes = notes_of(preset="phantoms")
+    assert run.model is None
+    assert run.method.card.name == "refine"
+    assert f"The weights 'deleted' are not in {shelf}" in notes
+
+
+def test_the_presets_weights_ship(monkeypatch):
+    monkeypatch.delenv(zoo.VARIABLE, raising=False)
+    shipped = {m.name for m in zoo.models()}
+    if not shipped:
+        pytest.skip("no weights ship")
+    assert {preset.weights for preset in PRESETS.values()} - {None} <= shipped
 
 
 def test_other_options_than_the_weights_leave_the_method_untrained(shelf):
