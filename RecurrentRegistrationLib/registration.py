@@ -267,6 +267,7 @@ class Run:
             raise InputError("No step has been finished yet, so there is no result.")
         transform = self._unfolded(self.transform_at(step))
         steps = [record for record in self.steps if record["index"] <= step.index]
+        grid = self._grid_of(step)
         report = {
             "method": self._name,
             "preset": self.preset,
@@ -274,7 +275,7 @@ class Run:
             "seed": self.options.seed,
             "versions": versions(),
             "notes": list(self.notes),
-            "working_grid": {"size": list(self.grid.size), "spacing": list(self.grid.spacing)},
+            "working_grid": {"size": list(grid.size), "spacing": list(grid.spacing)},
             "seconds": {**self.seconds},
             "peak_memory_bytes": memory.peak(),
             "steps": steps,
