@@ -51,9 +51,14 @@ def main() -> None:
             "--data.init_args.validation_pairs=0",
             *arguments.override,
         ]
-        cost = trained(arguments.config, settings)
-        speed, held = cost["steps_per_second"], cost["peak_memory_bytes"] / 2**30
         recomputed = "yes" if checkpoint else "no"
+        try:
+            cost = trained(arguments.config, settings)
+        except subprocess.CalledProcessError as error:
+            reason = error.stderr.decode(errors="replace").strip().splitlines()[-1]
+            print(f"| {devices} | {precision} | {recomputed} | {reason} | | |", flush=True)
+            continue
+        speed, held = cost["steps_per_second"], cost["peak_memory_bytes"] / 2**30
         print(
             f"| {devices} | {precision} | {recomputed} | {speed:.2f} | {devices * speed:.2f} | {held:.2f} |", flush=True
         )
