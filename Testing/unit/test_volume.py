@@ -353,3 +353,19 @@ class TestRefusals:
         (tmp_path / "u.nii.gz").write_bytes(gzip.compress(whole[:-2]))
         with pytest.raises(InputError, match="ends before its last voxel"):
             Transform.read(tmp_path / "u.nii.gz")
+
+
+@pytest.mark.parametrize("spacing", [0.4, 1.3, 9.0, 1000.0])
+@pytest.mark.parametrize("name", sorted(GRIDS))
+def test_a_lattice_between_the_same_outer_voxels(name, spacing):
+    grid = GRIDS[name]
+    found = grid.between(spacing)
+    assert np.allclose(found.corners(), grid.corners())
+    for length, steps, pitch in zip(np.subtract(grid.size, 1) * grid.spacing, found.size, found.spacing, strict=True):
+        assert steps == max(round(length / spacing), 1) + 1
+        assert pitch == pytest.approx(length / (steps - 1))
+
+
+def test_a_lattice_of_one_slice_stays_one_slice():
+    flat = Grid((20, 1, 9), (1.0, 4.0, 2.0), (0.0, 0.0, 0.0), tuple(np.eye(3).ravel()))
+    assert flat.between(0.5).size == (39, 1, 33)
