@@ -481,18 +481,26 @@ class Run:
         return method
 
     def _working_grid(self) -> Grid:
-        prepared = prepare(self._fixed, self._masks[0], PRESETS[self.preset])
-        limit = 0.8 * (self.options.memory_limit or memory.available(self.device))
         usual = self.model.spacing if self.model and self.model.spacing else self._method.card.spacing
-        asked = self.options.spacing or usual
-        grid, finest = working_grid(prepared, asked, lambda voxels: self._bytes(voxels, self._method.card) <= limit)
+        grid, finest = self._fitting_grid(self.options.spacing or usual, self._method.card)
         if grid is None:
-            raise OutOfMemoryError(f"Registering these images needs more than {limit / 2**30:.1f} GiB of free memory.")
+            raise OutOfMemoryError(
+                f"Registering these images needs more than {self._byte_limit() / 2**30:.1f} GiB of free memory."
+            )
         if max(grid.spacing) > 1.01 * finest:
             self.notes.append(
                 f"The working lattice is {max(grid.spacing):.2f} mm instead of {finest:.2f} mm, to fit in memory."
             )
         return grid
+
+    def _fitting_grid(self, spacing: float | None, card: Card) -> tuple[Grid | None, float]:
+        """See `working_grid`: a lattice that a method of this card can work on in the memory there is."""
+        prepared = prepare(self._fixed, self._masks[0], PRESETS[self.preset])
+        limit = self._byte_limit()
+        return working_grid(prepared, spacing, lambda voxels: self._bytes(voxels, card) <= limit)
+
+    def _byte_limit(self) -> float:
+        return 0.8 * (self.options.memory_limit or memory.available(self.device))
 
     def _bytes(self, voxels: float, card: Card) -> int:
         """Memory for a working lattice of so many voxels, for the process as a whole."""
@@ -505,9 +513,7 @@ class Run:
         """The lattice of the refinement: through the same outer voxels, as fine as it would have it by itself."""
         if self.options.spacing:
             return self.grid
-        prepared = prepare(self._fixed, self._masks[0], PRESETS[self.preset])
-        limit = 0.8 * (self.options.memory_limit or memory.available(self.device))
-        finest, _ = working_grid(prepared, None, lambda voxels: self._bytes(voxels, REFINE) <= limit)
+        finest, _ = self._fitting_grid(None, REFINE)
         if finest is None or _pitch(finest) > 0.75 * _pitch(self.grid):
             return self.grid
         return self.grid.between(_pitch(finest))

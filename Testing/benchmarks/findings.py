@@ -145,9 +145,9 @@ def _some(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
     return images[torch.randperm(len(images), generator=generator).repeat(-(-count // len(images)))[:count]]
 
 
-def tested(draw: Draw) -> Pairs:
+def held_back(draw: Draw, count: int = TESTS) -> Pairs:
     """The pairs of a test, always the same."""
-    return draw(TESTS, torch.Generator().manual_seed(1))
+    return draw(count, torch.Generator().manual_seed(1))
 
 
 def trained(
@@ -210,7 +210,7 @@ def correlation(setting: Setting) -> Iterator[Claim]:
     without = replace(RWCNET, options={**RWCNET.options, "correlation": "none"})
     networks = trained(setting, "rwcnet", RWCNET, draw)
     blind = trained(setting, "rwcnet", without, draw)
-    small, large = (tested(of_length(setting.test, length, length)) for length in (SMALL, LARGE))
+    small, large = (held_back(of_length(setting.test, length, length)) for length in (SMALL, LARGE))
     gains = []
     for motion, pairs in (("small", small), ("large", large)):
         found, lost = errors(networks, pairs, None), errors(blind, pairs, None)
@@ -223,7 +223,7 @@ def correlation(setting: Setting) -> Iterator[Claim]:
 def steps(setting: Setting) -> Iterator[Claim]:
     """RIIR: more recurrent steps help on large motion."""
     networks = trained(setting, "riir", Recipe(iterations=130, steps=6), of_length(setting.train, 0.5, 8.0))
-    small, large = (tested(of_length(setting.test, length, length)) for length in (SMALL, LARGE))
+    small, large = (held_back(of_length(setting.test, length, length)) for length in (SMALL, LARGE))
     yield from more_steps(networks, "RIIR", small, large, (1, 3, 6, 12))
 
 
@@ -233,7 +233,7 @@ FEW, MANY = 8, 160  # pairs: 5 and 100 %
 def little_data(setting: Setting) -> Iterator[Claim]:
     """RIIR: hidden states and the gradient as input help where there is little data."""
     pool = of_length(setting.train, 3.0, 3.0)(MANY, torch.Generator().manual_seed(4))
-    unseen = tested(of_length(setting.test, 3.0, 3.0))
+    unseen = held_back(of_length(setting.test, 3.0, 3.0))
     variants = {
         "gradient, hidden states": {},
         "no hidden states": {"remember": (False, False)},
@@ -255,7 +255,7 @@ def little_data(setting: Setting) -> Iterator[Claim]:
 def affine(setting: Setting) -> Iterator[Claim]:
     """AVSM: several affine steps are better than one. As in the paper, a network of one step is trained first."""
     motion = Deformation(rotation=25, translation=6, scale=0.15, shear=0.1)
-    draw, pairs = drawn_from(setting.train, motion), tested(drawn_from(setting.test, motion))
+    draw, pairs = drawn_from(setting.train, motion), held_back(drawn_from(setting.test, motion))
     recipe = Recipe(options={"affine_steps": 3}, supervised=False, iterations=900, steps=1, rate=1e-3)
     begun = trained(setting, "avsm", recipe, draw)
     once = trained(setting, "avsm", replace(recipe, rate=5e-4), draw, begun)
@@ -301,7 +301,7 @@ def interfaces(setting: Setting) -> Iterator[Claim]:
     # network learns nothing or little in the same time.
     images = textures(SLIDING_TEST + SLIDING_TRAIN)
     draw = drawn_from(images[SLIDING_TEST:], Halves())
-    pairs = drawn_from(images[:SLIDING_TEST], Halves())(SLIDING_TEST, torch.Generator().manual_seed(1))
+    pairs = held_back(drawn_from(images[:SLIDING_TEST], Halves()), SLIDING_TEST)
     near = interface(pairs[2])
     variants = {
         "CW, MH": {"heads": 6, "confident": True},

@@ -79,7 +79,7 @@ def test_errors_are_taken_inside_the_object_alone():
 
 def test_all_variants_see_the_same_pairs():
     draw = findings.of_length(findings.textures(3), 1.0, 1.0)
-    first, second = findings.tested(draw), findings.tested(draw)
+    first, second = findings.held_back(draw), findings.held_back(draw)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     lengths = first[2].norm(dim=1).flatten(1).mean(dim=1)
     assert lengths.tolist() == pytest.approx([1.0] * findings.TESTS, rel=1e-4)

@@ -54,6 +54,19 @@ class TestGrid:
     def test_resampled_to_its_own_spacing_is_the_same(self, grid):
         assert grid.resampled(grid.spacing).almost_equal(grid)
 
+    @pytest.mark.parametrize("spacing", [0.4, 1.3, 9.0, 1000.0])
+    def test_between_keeps_the_outer_voxels(self, grid, spacing):
+        found = grid.between(spacing)
+        assert np.allclose(found.corners(), grid.corners())
+        lengths = np.subtract(grid.size, 1) * grid.spacing
+        for length, steps, pitch in zip(lengths, found.size, found.spacing, strict=True):
+            assert steps == max(round(length / spacing), 1) + 1
+            assert pitch == pytest.approx(length / (steps - 1))
+
+    def test_between_leaves_one_slice_one_slice(self):
+        flat = Grid((20, 1, 9), (1.0, 4.0, 2.0), (0.0, 0.0, 0.0), tuple(np.eye(3).ravel()))
+        assert flat.between(0.5).size == (39, 1, 33)
+
     def test_padding_and_cropping_keep_voxels_in_place(self, grid):
         before, after = [1, 2, 3][: grid.dimension], [0, 4, 1][: grid.dimension]
         padded = grid.padded(before, after)
@@ -353,19 +366,3 @@ class TestRefusals:
         (tmp_path / "u.nii.gz").write_bytes(gzip.compress(whole[:-2]))
         with pytest.raises(InputError, match="ends before its last voxel"):
             Transform.read(tmp_path / "u.nii.gz")
-
-
-@pytest.mark.parametrize("spacing", [0.4, 1.3, 9.0, 1000.0])
-@pytest.mark.parametrize("name", sorted(GRIDS))
-def test_a_lattice_between_the_same_outer_voxels(name, spacing):
-    grid = GRIDS[name]
-    found = grid.between(spacing)
-    assert np.allclose(found.corners(), grid.corners())
-    for length, steps, pitch in zip(np.subtract(grid.size, 1) * grid.spacing, found.size, found.spacing, strict=True):
-        assert steps == max(round(length / spacing), 1) + 1
-        assert pitch == pytest.approx(length / (steps - 1))
-
-
-def test_a_lattice_of_one_slice_stays_one_slice():
-    flat = Grid((20, 1, 9), (1.0, 4.0, 2.0), (0.0, 0.0, 0.0), tuple(np.eye(3).ravel()))
-    assert flat.between(0.5).size == (39, 1, 33)
