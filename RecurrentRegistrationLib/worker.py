@@ -227,7 +227,7 @@ class Worker:
 
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
         """Of `cancel`; Ctrl-C at the terminal is for whoever started the process, and closes standard input."""
-        if self._interruptible and self._cancelled.is_set() and not _is_importing(frame):
+        if self._interruptible and self._cancelled.is_set() and not _is_indivisible(frame):
             raise KeyboardInterrupt
 
     def _send(self, request: Any, event: str, **fields: Any) -> None:
@@ -236,10 +236,11 @@ class Worker:
             self._answers.flush()
 
 
-def _is_importing(frame: FrameType | None) -> bool:
-    """Whether a frame works for an import: interrupted half-way, the module would stay broken."""
+def _is_indivisible(frame: FrameType | None) -> bool:
+    """Whether a frame works for an import or for numba's compiler: interrupted half-way, either would stay broken."""
     while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
+        package = frame.f_globals.get("__name__", "").partition(".")[0]
+        if package in ("numba", "llvmlite") or frame.f_code.co_filename.startswith("<frozen importlib"):
             return True
         frame = frame.f_back
     return False

@@ -86,7 +86,7 @@ def worker() -> Iterator[Client]:
     client = Client()
     yield client
     assert client.close() == 0
-    assert not any("Traceback" in line for line in client.errors)
+    assert "Traceback" not in "".join(client.errors)
 
 
 @pytest.fixture
@@ -294,6 +294,53 @@ worker.serve()
     assert client.close() == 0
     assert time.perf_counter() - began < 2.9
     assert "a library prints\n" in client.errors
+
+
+def test_a_kernel_is_compiled_to_its_end():
+    """Interrupted in the middle, numba prints tracebacks and may stay half-made; cancel waits for it."""
+    pytest.importorskip("numba")
+    code = """
+import time
+import numba
+from numba.core import event
+from RecurrentRegistrationLib import session, worker
+
+@numba.njit
+def kernel(x):
+    return x + 1
+
+class Slow(event.Listener):
+    def on_start(self, event):
+        if not told:
+            told.append(True)
+            tell("log", text="compiling")
+            for _ in range(30):
+                time.sleep(0.01)
+
+    def on_end(self, event):
+        pass
+
+def compiled(self):
+    global tell
+    tell = self._tell
+    with event.install_listener("numba:compile", Slow()):
+        kernel(1)
+    while True:
+        time.sleep(0.01)
+
+told = []
+session.COMMANDS["compile"] = compiled
+session.COMMANDS["ask"] = lambda self: {"signatures": len(kernel.signatures)}
+worker.serve()
+"""
+    client = Client("-c", code)
+    number = client.send("compile")
+    assert client.next() == {"id": number, "event": "log", "text": "compiling"}
+    client.send("cancel")
+    assert client.events(number)[-1]["event"] == "cancelled"
+    assert client.ask("ask")["signatures"] == 1
+    assert client.close() == 0
+    assert not client.errors
 
 
 def test_a_crash_is_one_sentence():
