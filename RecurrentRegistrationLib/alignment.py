@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from RecurrentRegistrationLib import spatial
+from RecurrentRegistrationLib.layers.linear_warp import linear_warp
 from RecurrentRegistrationLib.losses.similarity import (
     LocalCorrelation,
     MutualInformation,
@@ -63,8 +63,6 @@ class Level:
         device = self.fixed.values.device
         self._to_index = torch.tensor(self.moving.grid.physical_to_tensor, dtype=torch.float32, device=device)
         self._to_point = torch.tensor(self.fixed.grid.tensor_to_physical, dtype=torch.float32, device=device)
-        self._voxels = spatial.identity_grid(self.fixed.grid.shape, device=device)
-        self._size = torch.tensor(self.moving.grid.shape, dtype=torch.float32, device=device)
         self._counted = min(self._mass(self.fixed), self._mass(self.moving))
 
     def _mass(self, image: Prepared) -> float:
@@ -72,18 +70,13 @@ class Level:
 
     def warp(self, matrices: Tensor) -> tuple[Tensor, Tensor]:
         """The moving image under matrices `[B, d+1, d+1]`, and the weight of each fixed voxel, `[B, 1, *S]` both."""
-        total = self._to_index @ matrices @ self._to_point
-        view = (matrices.shape[0], -1, *[1] * (self._voxels.ndim - 2))
-        index = torch.einsum("bct,xt...->bc...", total[:, :-1, :-1], self._voxels) + total[:, :-1, -1].view(view)
-        displacement = index - self._voxels
-        warped = spatial.warp(self.moving.values, displacement)
-        size = self._size.view(1, *view[1:])
-        with torch.no_grad():
-            weight = ((index > -0.5) & (index < size - 0.5)).all(dim=1, keepdim=True).to(warped)
-            if self.moving.mask is not None:
-                weight = weight * spatial.warp(self.moving.mask, displacement.detach())
-            if self.fixed.mask is not None:
-                weight = weight * self.fixed.mask
+        total = (self._to_index @ matrices @ self._to_point)[:, :-1]
+        shape = self.fixed.grid.shape
+        warped, weight = linear_warp(self.moving.values, total, shape)
+        if self.moving.mask is not None:
+            weight = weight * linear_warp(self.moving.mask, total.detach(), shape)[0]
+        if self.fixed.mask is not None:
+            weight = weight * self.fixed.mask
         return warped, weight
 
     def scores(self, matrices: Tensor) -> Tensor:

@@ -35,9 +35,14 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)  # OpenMP aborts a forked child that enters a parallel region
 
 
+def can_run(*tensors: Tensor) -> bool:
+    """Whether kernels can take these tensors: float32 on the CPU, with numba at hand."""
+    return _usable and all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
+
+
 def is_volume(*tensors: Tensor) -> bool:
-    """Whether a kernel can take these tensors: float32 `[B, C, Z, Y, X]` on the CPU, with numba at hand."""
-    return _usable and all(t.device.type == "cpu" and t.dtype == torch.float32 and t.ndim == 5 for t in tensors)
+    """Whether a kernel can take these tensors as `[B, C, Z, Y, X]`."""
+    return can_run(*tensors) and all(t.ndim == 5 for t in tensors)
 
 
 def can_warp(image: Tensor, displacement: Tensor) -> bool:
@@ -150,17 +155,17 @@ if numba is not None:
     # No NaN/Inf assumptions: a displacement may hold them, and must then read outside the image, not outside memory.
     _fast = {"contract", "reassoc", "nsz", "arcp", "afn"}
     kernel = njit(parallel=True, fastmath=_fast, cache=True, error_model="numpy")
-    inline = njit(fastmath=_fast, cache=True, error_model="numpy", inline="always")
+    inline = njit(fastmath=_fast, cache=True, error_model="numpy", forceinline=True)
 
     @inline
-    def _corner(z, y, x, Z, Y, X):
+    def corner(z, y, x, Z, Y, X):
         """Offset of a voxel, or -1 outside the image."""
         if z < 0 or y < 0 or x < 0 or z >= Z or y >= Y or x >= X:
             return -1
         return (z * Y + y) * X + x
 
     @inline
-    def _value(row, offset):
+    def value(row, offset):
         return row[np.uintp(offset)] if offset >= 0 else np.float32(0)
 
     @inline
@@ -194,20 +199,20 @@ if numba is not None:
                             far = by * (bx * m[q] + ax * m[q + one]) + ay * (bx * m[r] + ax * m[r + one])
                             values[c, k, j, i] = bz * near + az * far
                     else:
-                        o000 = _corner(z0, y0, x0, Z, Y, X)
-                        o001 = _corner(z0, y0, x0 + 1, Z, Y, X)
-                        o010 = _corner(z0, y0 + 1, x0, Z, Y, X)
-                        o011 = _corner(z0, y0 + 1, x0 + 1, Z, Y, X)
-                        o100 = _corner(z0 + 1, y0, x0, Z, Y, X)
-                        o101 = _corner(z0 + 1, y0, x0 + 1, Z, Y, X)
-                        o110 = _corner(z0 + 1, y0 + 1, x0, Z, Y, X)
-                        o111 = _corner(z0 + 1, y0 + 1, x0 + 1, Z, Y, X)
+                        o000 = corner(z0, y0, x0, Z, Y, X)
+                        o001 = corner(z0, y0, x0 + 1, Z, Y, X)
+                        o010 = corner(z0, y0 + 1, x0, Z, Y, X)
+                        o011 = corner(z0, y0 + 1, x0 + 1, Z, Y, X)
+                        o100 = corner(z0 + 1, y0, x0, Z, Y, X)
+                        o101 = corner(z0 + 1, y0, x0 + 1, Z, Y, X)
+                        o110 = corner(z0 + 1, y0 + 1, x0, Z, Y, X)
+                        o111 = corner(z0 + 1, y0 + 1, x0 + 1, Z, Y, X)
                         for c in range(C):
                             m = flat[c]
-                            near = by * (bx * _value(m, o000) + ax * _value(m, o001))
-                            near += ay * (bx * _value(m, o010) + ax * _value(m, o011))
-                            far = by * (bx * _value(m, o100) + ax * _value(m, o101))
-                            far += ay * (bx * _value(m, o110) + ax * _value(m, o111))
+                            near = by * (bx * value(m, o000) + ax * value(m, o001))
+                            near += ay * (bx * value(m, o010) + ax * value(m, o011))
+                            far = by * (bx * value(m, o100) + ax * value(m, o101))
+                            far += ay * (bx * value(m, o110) + ax * value(m, o111))
                             values[c, k, j, i] = bz * near + az * far
 
     @kernel
@@ -229,29 +234,29 @@ if numba is not None:
                     z0, y0, x0 = int(fz), int(fy), int(fx)
                     az, ay, ax = np.float32(z - fz), np.float32(y - fy), np.float32(x - fx)
                     bz, by, bx = np.float32(1) - az, np.float32(1) - ay, np.float32(1) - ax
-                    o000 = _corner(z0, y0, x0, Z, Y, X)
-                    o001 = _corner(z0, y0, x0 + 1, Z, Y, X)
-                    o010 = _corner(z0, y0 + 1, x0, Z, Y, X)
-                    o011 = _corner(z0, y0 + 1, x0 + 1, Z, Y, X)
-                    o100 = _corner(z0 + 1, y0, x0, Z, Y, X)
-                    o101 = _corner(z0 + 1, y0, x0 + 1, Z, Y, X)
-                    o110 = _corner(z0 + 1, y0 + 1, x0, Z, Y, X)
-                    o111 = _corner(z0 + 1, y0 + 1, x0 + 1, Z, Y, X)
+                    o000 = corner(z0, y0, x0, Z, Y, X)
+                    o001 = corner(z0, y0, x0 + 1, Z, Y, X)
+                    o010 = corner(z0, y0 + 1, x0, Z, Y, X)
+                    o011 = corner(z0, y0 + 1, x0 + 1, Z, Y, X)
+                    o100 = corner(z0 + 1, y0, x0, Z, Y, X)
+                    o101 = corner(z0 + 1, y0, x0 + 1, Z, Y, X)
+                    o110 = corner(z0 + 1, y0 + 1, x0, Z, Y, X)
+                    o111 = corner(z0 + 1, y0 + 1, x0 + 1, Z, Y, X)
                     gz, gy, gx = np.float32(0), np.float32(0), np.float32(0)
                     for c in range(C):
                         m = flat[c]
                         g = grad[c, k, j, i]
                         v000, v001, v010, v011 = (
-                            _value(m, o000),
-                            _value(m, o001),
-                            _value(m, o010),
-                            _value(m, o011),
+                            value(m, o000),
+                            value(m, o001),
+                            value(m, o010),
+                            value(m, o011),
                         )
                         v100, v101, v110, v111 = (
-                            _value(m, o100),
-                            _value(m, o101),
-                            _value(m, o110),
-                            _value(m, o111),
+                            value(m, o100),
+                            value(m, o101),
+                            value(m, o110),
+                            value(m, o111),
                         )
                         v00, v01 = bx * v000 + ax * v001, bx * v010 + ax * v011
                         v10, v11 = bx * v100 + ax * v101, bx * v110 + ax * v111
@@ -360,7 +365,7 @@ if numba is not None:
                         target[i] += rows[s, i]
 
     @inline
-    def _chunk(part, parts, size):
+    def chunk(part, parts, size):
         return part * size // parts, (part + 1) * size // parts
 
     @kernel
@@ -369,7 +374,7 @@ if numba is not None:
         span = 2 * radius + 1
         parts = min(threads, Z)
         for part in prange(parts):
-            first, last = _chunk(part, parts, Z)
+            first, last = chunk(part, parts, Z)
             products = np.empty((6, Y, X), np.float32)
             rows = np.empty((Y, X), np.float32)
             ring = np.zeros((span, 6, Y, X), np.float32)
@@ -431,7 +436,7 @@ if numba is not None:
         span = 2 * radius + 1
         parts = min(threads, Z)
         for part in prange(parts):
-            first, last = _chunk(part, parts, Z)
+            first, last = chunk(part, parts, Z)
             rows = np.empty((Y, X), np.float32)
             ring = np.zeros((span, 3, Y, X), np.float32)
             total = np.empty((3, X), np.float32)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from RecurrentRegistrationLib import kernels
+from RecurrentRegistrationLib.losses.histogram import joint_histogram
 
 AIR = 0.1  # of the highest intensity: below it a voxel shows no tissue
 RELATED = 0.3  # correlation of tissues above which two images may have one contrast (one modality: 0.57 and more)
@@ -157,29 +158,9 @@ class MutualInformation(nn.Module):
 
     def joint_histogram(self, fixed: Tensor, warped: Tensor, weight: Tensor | None = None) -> Tensor:
         """Joint probabilities `[B, bins, bins]`."""
-        batch = warped.shape[0]
-        rows = (fixed.detach().clamp(0, 1) * (self.bins - 1)).round().long() * self.bins
-        rows = rows.expand_as(warped).reshape(batch, -1)
-        first, t = self._windows(warped)
-        share = 1.0 if weight is None else weight.expand_as(warped).reshape(batch, -1)
-        joint = warped.new_zeros(batch, self.bins * self.bins)
-        for offset, window in enumerate(_cubic(t)):
-            joint = joint.scatter_add(1, rows + (first + offset), window * share)
-        return joint.view(batch, self.bins, self.bins) / joint.sum(1).clamp_min(1e-6).view(batch, 1, 1)
-
-    def _windows(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """First of the four bins that each voxel `[B, N]` shares in, and where it lies between the middle two."""
-        position = image.reshape(image.shape[0], -1).clamp(0, 1) * (self.bins - 4) + 1.5
-        first = (position.detach() - 1).floor().long().clamp(0, self.bins - 4)
-        return first, position - first - 1
-
-
-def _cubic(t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Weights of a cubic B-spline for the four knots around, `t` from 0 to 1 between the middle two."""
-    last = t**3 / 6
-    first = (1 - t) ** 3 / 6
-    second = (3 * t**3 - 6 * t**2 + 4) / 6
-    return first, second, 1 - first - second - last, last
+        weight = torch.ones_like(fixed) if weight is None else weight.expand(-1, *warped.shape[1:])
+        joint = joint_histogram(fixed.flatten(1), warped.flatten(1), weight.flatten(1), self.bins)
+        return joint / joint.sum((1, 2), keepdim=True).clamp_min(1e-6)
 
 
 def normalised_mutual_information(joint: Tensor) -> Tensor:

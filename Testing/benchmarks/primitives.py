@@ -25,8 +25,9 @@ from torch import Tensor, nn
 
 from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.layers.conv_gru import ConvGRU
+from RecurrentRegistrationLib.layers.linear_warp import linear_warp
 from RecurrentRegistrationLib.layers.local_correlation import local_correlation
-from RecurrentRegistrationLib.losses.similarity import LocalCorrelation
+from RecurrentRegistrationLib.losses.similarity import LocalCorrelation, MutualInformation
 
 FLOAT = 4  # bytes
 FEATURES = (40, 48, 56)  # a brain at quarter resolution
@@ -104,6 +105,23 @@ def plain_warp(image: Tensor, displacement: Tensor, padding: str = "zeros") -> T
     return F.grid_sample(image, grid, padding_mode=padding, align_corners=True)
 
 
+def plain_linear_warp(image: Tensor, matrix: Tensor) -> Tensor:
+    """`affine_grid` and `grid_sample`; the matrix is in their units."""
+    return F.grid_sample(image, F.affine_grid(matrix, list(image.shape), align_corners=True), align_corners=True)
+
+
+def plain_mutual_information(fixed: Tensor, warped: Tensor, bins: int = 32) -> Tensor:
+    """Two linear shares of each voxel, added up by `index_add`."""
+    rows = (fixed.flatten() * (bins - 1)).round().long() * bins
+    position = warped.flatten() * (bins - 1)
+    low = position.detach().floor().long().clamp_max(bins - 2)
+    share = position - low
+    table = share.new_zeros(bins * bins).index_add(0, rows + low, 1 - share).index_add(0, rows + low + 1, share)
+    joint = table.view(bins, bins) / table.sum()
+    entropies = [-torch.special.xlogy(p, p.clamp_min(1e-12)).sum() for p in (joint.sum(0), joint.sum(1), joint)]
+    return 2 - (entropies[0] + entropies[1]) / entropies[2]
+
+
 def plain_jacobian_determinant(displacement: Tensor) -> Tensor:
     """All derivatives in one tensor, then the determinant of every voxel's matrix."""
     matrix = torch.stack(torch.gradient(displacement, dim=(2, 3, 4)), dim=-1).movedim(1, -2)
@@ -171,6 +189,9 @@ def primitives(side: int, device: torch.device) -> list[Primitive]:
     u = spatial.resize(coarse, (side, side, side))  # a smooth displacement of some voxels
     lncc = LocalCorrelation(radius=WINDOW)
     warped = other.clone().requires_grad_()
+    mutual = MutualInformation()
+    turn = torch.tensor([[0.99, 0.1, 0.05, 0.0], [-0.1, 0.99, 0.02, 0.0], [-0.05, -0.02, 0.99, 0.0]], device=device)
+    turn = turn[None].requires_grad_()
     fixed, moving = torch.randn(2, 1, CHANNELS, *FEATURES, device=device)
     leaves = fixed.clone().requires_grad_(), moving.clone().requires_grad_()
     gru, plain_gru = (
@@ -181,6 +202,9 @@ def primitives(side: int, device: torch.device) -> list[Primitive]:
     taps = len(spatial.gaussian_taps(SIGMA))
     volume_bytes, feature_bytes = voxels * FLOAT, cells * CHANNELS * FLOAT
     products = cells * shifts * CHANNELS * 2
+
+    def turned(volume: Tensor, matrix: Tensor) -> Tensor:
+        return linear_warp(volume, matrix, volume.shape[2:])[0]
 
     def correlate(f: Tensor, m: Tensor) -> Tensor:
         return local_correlation(f, m, RADIUS)
@@ -202,6 +226,21 @@ def primitives(side: int, device: torch.device) -> list[Primitive]:
             lambda: u + plain_warp(u, u, "border"),
             9 * volume_bytes,
             voxels * (3 + 66),
+        ),
+        # The nine products of a point, made anew for each voxel, and the interpolation.
+        Primitive(
+            "linear warp",
+            lambda: turned(image, turn),
+            lambda: plain_linear_warp(image, turn),
+            2 * volume_bytes,
+            voxels * (18 + 21),
+        ),
+        Primitive(
+            "linear warp and gradient",
+            gradient_of(turned, image, turn),
+            gradient_of(plain_linear_warp, image, turn),
+            3 * volume_bytes,
+            voxels * (18 + 21 + 18 + 40),
         ),
         # Nine differences of two operations and a determinant of fourteen.
         Primitive(
@@ -225,6 +264,21 @@ def primitives(side: int, device: torch.device) -> list[Primitive]:
             gradient_of(plain_lncc, image, warped),
             3 * volume_bytes,
             voxels * 2 * (5 * 3 * 2 + 20),
+        ),
+        # Four shares of a voxel, some fifteen operations, and their four additions.
+        Primitive(
+            "mutual information",
+            lambda: mutual(image, other),
+            lambda: plain_mutual_information(image, other),
+            2 * volume_bytes,
+            voxels * 19,
+        ),
+        Primitive(
+            "mutual information and gradient",
+            gradient_of(mutual, image, warped),
+            gradient_of(plain_mutual_information, image, warped),
+            3 * volume_bytes,
+            voxels * 2 * 19,
         ),
         Primitive(
             f"Gaussian smoothing, sigma {SIGMA:g}",
@@ -288,7 +342,7 @@ def main(
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto for a GPU where there is one")] = "auto",
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the numbers here")] = None,
 ) -> None:
-    """Time warp, compose, Jacobian, LNCC, smoothing, local correlation and ConvGRU."""
+    """Time warps, compose, Jacobian, LNCC, mutual information, smoothing, local correlation and ConvGRU."""
     torch.set_num_threads(threads)
     place = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
     seconds = Stopwatch(place)
