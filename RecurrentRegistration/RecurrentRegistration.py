@@ -272,8 +272,8 @@ class RecurrentRegistrationTest(ScriptedLoadableModuleTest):
         parameters.steps = 7
         again = logic.getParameterNode()
         assert again.fixedVolume.GetName() == "Fixed"
-        assert settings(again)["steps"] == 7
-        assert settings(again)["refine"] is None
+        assert settings(again, [])["steps"] == 7
+        assert settings(again, [])["refine"] is None
         logic.shutdown()
 
     def test_registration(self):

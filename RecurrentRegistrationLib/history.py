@@ -21,7 +21,8 @@ class History:
     long as they fit in `STATES`, the newest ones first.
 
     Args:
-        keep: about how many steps of a run are kept.
+        keep: about how many steps of a run are kept; when it goes on, half as many of the next, then a third, and so
+            on.
     """
 
     def __init__(self, keep: int = 40) -> None:
@@ -30,8 +31,8 @@ class History:
         self._every = 1
 
     def expect(self, count: int) -> None:
-        """Spread what is kept over the next `count` steps."""
-        self._every = max(1, math.ceil(count / self._keep))
+        """Spread what is kept over the next `count` steps: the fewer, the more there are already."""
+        self._every = max(1, math.ceil(count * (1 + len(self.kept) / self._keep) / self._keep))
 
     def offer(self, step: Step) -> bool:
         """Keep a step, or not: every n-th is kept, and the last of each stage."""

@@ -27,7 +27,7 @@ class Found(Protocol):
     def inverse(self) -> vtk.vtkAbstractTransform:
         """Brings the fixed image onto the moving one."""
 
-    def warped(self) -> np.ndarray:
+    def warped(self, wanted: Outputs) -> np.ndarray:
         """The moving image on the fixed lattice."""
 
     def jacobian(self) -> np.ndarray:
@@ -67,7 +67,7 @@ class Written:
         parts = readParts(self._folder / "inverse.h5", frame.reversed())
         return vtkTransformOf(parts, frame.into(toWorld(self._run.fixedNode)))
 
-    def warped(self) -> np.ndarray:
+    def warped(self, wanted: Outputs) -> np.ndarray:
         """As the worker resampled it."""
         return volumes.readArray(self._folder / "warped.nrrd")
 
@@ -127,9 +127,9 @@ class Kept:
         composite.Concatenate(matrixFromArray(np.linalg.inv(between)))
         return composite
 
-    def warped(self) -> np.ndarray:
-        """By linear interpolation."""
-        return sampling.warpedAtStep(self._run)
+    def warped(self, wanted: Outputs) -> np.ndarray:
+        """As the worker would resample it."""
+        return sampling.warpedAtStep(self._run, wanted.interpolation, wanted.background)
 
     def jacobian(self) -> np.ndarray:
         """By central differences."""

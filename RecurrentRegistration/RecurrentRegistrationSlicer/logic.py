@@ -10,12 +10,13 @@ Everything happens in the main thread. `pump` takes what the worker has told; a 
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 import time
 import weakref
 from collections.abc import Callable, Iterable
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import numpy as np
 import slicer
 
 from RecurrentRegistrationSlicer import checks, display, results, series, volumes
-from RecurrentRegistrationSlicer.errors import RegistrationError
+from RecurrentRegistrationSlicer.errors import FAILURES, RegistrationError, sentence
 from RecurrentRegistrationSlicer.found import Found, Kept, Written
 from RecurrentRegistrationSlicer.frame import FLIP, Frame, parentTransform, toWorld, worldMatrix
 from RecurrentRegistrationSlicer.process import ENDS, WorkerProcess
@@ -36,6 +37,8 @@ from RecurrentRegistrationSlicer.transforms import setReferences
 __all__ = ["Outputs", "RegistrationError", "RegistrationLogic", "Result", "Run", "SequenceResult", "Settings"]
 
 Event = dict[str, Any]
+PREFIX = "RecurrentRegistration-"  # of folders with temporary files
+OLD = 86_400  # seconds after which a folder of temporary files belongs to nobody any more
 PAUSE = 0.01  # seconds between two looks at the worker while a script waits
 LONGEST_PUMP = 0.15  # seconds that steps may be taken over at a stretch, so that the GUI stays alive
 
@@ -63,7 +66,9 @@ class RegistrationLogic:
         self.arrangeViews = True
         self.followSteps = True
         self._worker = worker or WorkerProcess()
-        self._served: dict[int, Callable[[Event], None]] = {}  # requests, and who takes their events
+        self._served: dict[int, _Served] = {}  # requests, and who takes their events
+        self._known: dict[str, Run] = {}  # runs of this session, by the IDs of their nodes
+        self._held: Run | None = None  # whose images and steps the worker has
         self._waiting: list[Event] = []  # events that the last pump had no time for
         self._began = 0.0
         self._folder: Path | None = None
@@ -114,7 +119,7 @@ class RegistrationLogic:
         """End the process, delete temporary files, leave the scene alone."""
         self.disconnect()
         self._worker.close()
-        self._served, self._waiting = {}, []
+        self._served, self._waiting, self._held = {}, [], None
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
         self._folder = None
@@ -165,8 +170,8 @@ class RegistrationLogic:
         for fixedNode, movingNode in pairs:
             try:
                 found.append(self.registerVolumes(fixedNode, movingNode, **settings))
-            except RegistrationError as error:
-                found.append(error)
+            except FAILURES as error:
+                found.append(error if isinstance(error, RegistrationError) else RegistrationError(sentence(error)))
         return found
 
     def registerSequence(self, sequenceNode: Any, fixedFrame: int = 0, **settings: Any) -> SequenceResult:
@@ -203,6 +208,8 @@ class RegistrationLogic:
                 self._tell("estimate", bytes=event["bytes"], steps=event["steps"], notes=event["notes"])
             elif event["event"] in ("error", "ended"):
                 self._tell("problem", text=event["text"])
+            elif event["event"] == "cancelled":
+                self._tell("problem", text="The estimate was interrupted: ask for it again.")
             if event["event"] in ("done", "error", "cancelled", "ended"):
                 shutil.rmtree(folder, ignore_errors=True)
 
@@ -225,13 +232,16 @@ class RegistrationLogic:
         self._goOn("refine", count, step)
 
     def stop(self) -> None:
-        """Make no more steps; those that are finished stay."""
-        if self.run is not None and self.busy:
+        """Make no more steps, and register no more frames; what is finished stays."""
+        if self.busy:
             self._worker.cancel()
 
     def cancel(self) -> None:
-        """Make no more steps, and take the scene back to what it was before the run."""
-        self.revert()
+        """Take back what is under way: a new run goes altogether; of an earlier one, everything that it had stays."""
+        if self.run is not None and self._isAsked(self.run, "register"):
+            self.revert()
+        else:
+            self.stop()
 
     def selectStep(self, index: int) -> None:
         """Show a kept step (or the one kept before it) of the current run; the accepted one is shown as its result."""
@@ -241,10 +251,16 @@ class RegistrationLogic:
             self._select(self.run, index)
 
     def showWarped(self, on: bool) -> None:
-        """Show the moving volume deformed by the selected step, or as it came."""
+        """Show the moving volume deformed by the selected step, or as it came.
+
+        Raises:
+            RegistrationError: it has been changed since it was registered.
+        """
         run = self.run
         if run is None or run.movingNode is None or run.stepTransformNode is None:
             return
+        if on and not display.isWarped(run):
+            _checkUnchanged(run)
         shown = self._warping(run) if on else parentTransform(run.movingNode)
         run.movingNode.SetAndObserveTransformNodeID(shown.GetID() if shown is not None else None)
 
@@ -259,11 +275,14 @@ class RegistrationLogic:
             outputs: fields of `Outputs`.
 
         Raises:
-            RegistrationError: there is no run, or no step.
+            RegistrationError: there is no run or no step, or the moving volume was changed since.
         """
         _checkStep(index)
         wanted = Outputs(**outputs)
         run = self.run
+        if run is not None:
+            _checkUnchanged(run)
+            run.error = ""
         if run is not None and run.canAccept and not run.canContinue and not self.busy:
             run.steps.select(run.keptSteps[-1] if index is None else index)
             self._load(run, Kept(run), wanted)
@@ -277,58 +296,59 @@ class RegistrationLogic:
             if event["event"] == "done":
                 self._load(run, Written(run, folder, event["report"]), wanted)
                 shutil.rmtree(folder, ignore_errors=True)
+            elif event["event"] in ("error", "cancelled"):  # the steps are as good as before
+                self._onUnwritten(run, event)
             else:
                 self._onRunEvent(run, event)
 
-        self._request(take, "result", folder=str(folder), step=step, **options)
+        self._request(take, "result", run, folder=str(folder), step=step, **options)
 
     def revert(self) -> None:
         """Take back the current run: its nodes go, the moving volume and the views are as they were before."""
-        run, self.run = self.run, None
-        if run is None:
-            return
-        if self._worker.pending:
-            self._worker.cancel()
-        self._served = {}
-        self._discard(run.folder)
-        with self._observer.paused():
-            results.remove(run)
-            display.restore(run.kept("views"))
-            slicer.mrmlScene.RemoveNode(run.node)
-        run.state = "cancelled"
-        self._tell("reverted", run=run)
+        if self.run is not None:
+            self._takeBack(self.run)
 
     def runs(self) -> list[Run]:
         """The runs in the scene, the oldest first; those of a saved scene can be looked at, not continued."""
-        current = self.run
-        return [current if current is not None and run.node is current.node else run for run in Run.all()]
+        return [self._known.get(run.node.GetID(), run) for run in Run.all()]
 
     def adopt(self, run: Run) -> None:
-        """Make one of `runs()` the current one.
+        """Make one of `runs()` the current one; where its moving volume is shown deformed, it is by this run.
 
         Raises:
             RegistrationError: another run is under way.
         """
         if self.busy:
             raise RegistrationError("A registration is under way: stop it first.")
-        self.run = run
+        self.run = run = self._known.setdefault(run.node.GetID(), run)
+        if display.isWarped(run) and not results.isOurs(run, run.movingNode.GetParentTransformNode()):
+            shown = self._warping(run)
+            if shown is not None:
+                run.movingNode.SetAndObserveTransformNodeID(shown.GetID())
 
     # ---- how a run goes
 
     def _begin(self, fixedNode: Any, movingNode: Any, settings: Settings) -> Run:
-        self._makeRoom()
+        self._checkIdle()
         frame, folder = Frame.of(fixedNode, movingNode), self._newFolder()
-        files = _written(fixedNode, movingNode, settings, frame, folder)
+        try:
+            files = _written(fixedNode, movingNode, settings, frame, folder)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        self._makeRoom()
         with self._observer.paused():
             run = Run.create(fixedNode, movingNode, settings, frame, folder)
+        self._known[run.node.GetID()] = self._held = run
         run.keep("basis", frame.into(toWorld(movingNode)).tolist())
+        run.keep("moving", volumes.fingerprint(movingNode))
         run.keep("longest", settings.stepsLongest)
         run.keep("views", display.views())
         self.run, self.followSteps, run.state = run, True, "starting"
         self._began = time.monotonic()
         if self.arrangeViews:
             display.showPreview(run)
-        self._request(lambda event: self._onRunEvent(run, event), "register", display=self._displays(run), **files)
+        self._request(lambda event: self._onRunEvent(run, event), "register", run, display=self._displays(run), **files)
         return run
 
     def _load(self, run: Run, found: Found, wanted: Outputs) -> None:
@@ -337,34 +357,73 @@ class RegistrationLogic:
         try:
             with self._observer.paused():
                 run.result = results.load(run, found, wanted)
-        except RegistrationError as error:
-            self._tell("error", run=run, kind="input", text=str(error))
+        except FAILURES as error:
+            run.error = sentence(error)
+            self._tell("error", run=run, kind="input", text=run.error)
         else:
             self._tell("result", run=run, result=run.result)
 
-    def _makeRoom(self) -> None:
-        """The worker holds one registration: a run that was not accepted is taken back, another cannot be continued."""
+    def _checkIdle(self) -> None:
         if self.busy:
             raise RegistrationError("A registration is under way: stop it first.")
-        if self.run is not None and self.run.result is None:
-            self.revert()
-        elif self.run is not None:
-            self.run.canContinue = False
-            self._discard(self.run.folder)
+
+    def _makeRoom(self) -> None:
+        """The worker holds one registration: what this session has not accepted goes, the rest cannot be continued."""
+        self._checkIdle()
+        for run in [run for run in self.runs() if run.state != "restored"]:
+            if run.result is None:
+                self._takeBack(run)
+            else:
+                self._discard(run)
+
+    def _takeBack(self, run: Run) -> None:
+        """Take a run and all its nodes away."""
+        self._forget(run)
+        changed = run.movingNode is not None and not volumes.isUnchanged(run.movingNode, run.kept("moving"))
+        with self._observer.paused():
+            results.remove(run)
+            display.restore(run.kept("views"))
+            slicer.mrmlScene.RemoveNode(run.node)
+        self._tell("reverted", run=run, changed=changed)
+
+    def _release(self, run: Run) -> None:
+        """End a run of which a volume was deleted; its result stays in the scene."""
+        self._forget(run)
+        with self._observer.paused():
+            results.release(run)
+            slicer.mrmlScene.RemoveNode(run.node)
+
+    def _forget(self, run: Run) -> None:
+        """Ask nothing more for a run."""
+        if self.run is run:
+            self.run = None
+        self._known.pop(run.node.GetID(), None)
+        if self._isAsked(run):
+            self._worker.cancel()
+        self._served = {number: served for number, served in self._served.items() if served.run is not run}
+        self._discard(run)
+        run.state = "cancelled"
+
+    def _isAsked(self, run: Run, *commands: str) -> bool:
+        """Whether the worker has yet to answer a request for a run."""
+        pending = self._worker.pending
+        mine = [pending.get(number) for number, served in self._served.items() if served.run is run]
+        return any(command is not None and (not commands or command in commands) for command in mine)
 
     def _goOn(self, command: str, count: int, step: int | None) -> None:
         run = self._continuable()
+        run.error = ""
         if count < 1:
             raise RegistrationError("The number of steps must be 1 or more.")
         _checkStep(step)
         if step is not None and step < run.made:
-            self._request(lambda event: self._onRunEvent(run, event), "accept", step=step)
+            self._request(lambda event: self._onRunEvent(run, event), "accept", run, step=step)
             run.steps.forgetAfter(step)
             run.progress.forgetAfter(step)
         run.state, self.followSteps = "running", True
         self._began = time.monotonic() - run.elapsed
         take = lambda event: self._onRunEvent(run, event)  # noqa: E731
-        self._request(take, command, count=count, display=self._displays(run))
+        self._request(take, command, run, count=count, display=self._displays(run))
 
     def _warping(self, run: Run) -> Any:
         """What shows the selected step: the result where it was accepted, which is finer."""
@@ -374,8 +433,7 @@ class RegistrationLogic:
     def _continuable(self) -> Run:
         if self.run is None:
             raise RegistrationError("There is no registration to work on: register first.")
-        if self.busy:
-            raise RegistrationError("A registration is under way: stop it first.")
+        self._checkIdle()
         if not self.run.canContinue:
             raise RegistrationError("The worker no longer holds this registration: register again.")
         return self.run
@@ -395,13 +453,19 @@ class RegistrationLogic:
         elif kind in ("done", "cancelled"):
             if event["command"] == "accept":
                 return
-            run.state = "done" if kind == "done" else "stopped"
+            run.state, run.error = "done" if kind == "done" else "stopped", ""
             run.phase, run.canContinue = "", run.made > 0
         elif kind in ("error", "ended"):
             run.state, run.phase, run.error = "failed", "", event["text"]
             run.canContinue = kind == "error" and run.made > 0
             kind = "error"
         self._tell(kind, run=run, **extra)
+
+    def _onUnwritten(self, run: Run, event: Event) -> None:
+        """A result was not written; the steps are what they were."""
+        run.phase, run.error = "", event.get("text", "")
+        extra = {name: event[name] for name in ("kind", "text") if name in event}
+        self._tell(event["event"], run=run, **extra)
 
     def _addStep(self, run: Run, event: Event) -> None:
         run.planned = event["planned"]
@@ -446,15 +510,15 @@ class RegistrationLogic:
 
     # ---- events
 
-    def _request(self, take: Callable[[Event], None], command: str, **fields: Any) -> None:
+    def _request(self, take: Callable[[Event], None], command: str, run: Run | None = None, **fields: Any) -> None:
         self.startWorker()
-        self._served[self._worker.send(command, **fields)] = take
+        self._served[self._worker.send(command, **fields)] = _Served(take, run)
 
     def _ask(self, command: str, **fields: Any) -> Event:
         """Send a request and wait for its end. Raises RegistrationError where it fails."""
         ends: list[Event] = []
         self._request(
-            lambda event: ends.append(event) if event["event"] in (*ENDS, "ended") else None, command, **fields
+            lambda event: ends.append(event) if event["event"] in (*ENDS, "ended") else None, command, None, **fields
         )
         self.wait()
         if not ends or ends[-1]["event"] != "done":
@@ -466,10 +530,11 @@ class RegistrationLogic:
         kind, command = event["event"], event.get("command")
         if kind == "ended":
             served, self._served = self._served, {}
-            for take in served.values():
-                take(event)
-            if self.run is not None:
-                self.run.canContinue = False
+            for each in served.values():
+                each.take(event)
+            if self._held is not None:
+                self._held.canContinue = False
+            self._held = None
             self._tell("worker", state="ended", text=event["text"])
         elif command in ("hello", "methods") and kind == "cancelled":  # with whatever it waited for
             self._worker.send(command)
@@ -483,9 +548,9 @@ class RegistrationLogic:
         elif kind == "log" and event.get("id") not in self._served:
             self._tell("log", text=event["text"])
         else:
-            take = self._served.get(event.get("id"))
-            if take is not None:
-                take(event)
+            served = self._served.get(event.get("id"))
+            if served is not None:
+                served.take(event)
             if command is not None:
                 self._served.pop(event.get("id"), None)
 
@@ -494,42 +559,64 @@ class RegistrationLogic:
             listener({"event": event, **fields})
 
     def _onSceneChanged(self) -> None:
-        """A node was removed: without its images, a run is over."""
-        run = self.run
-        if run is None or (run.isComplete and run.node.GetScene() is not None):
-            return
-        self.revert()
-        self._tell("removed", run=run)
+        """A node was removed: without its images, a run is over. What was accepted stays."""
+        runs = {run.node.GetID(): run for run in self.runs()} | self._known
+        for run in [run for run in runs.values() if not run.isComplete or run.node.GetScene() is None]:
+            accepted = run.result is not None
+            (self._release if accepted else self._takeBack)(run)
+            self._tell("removed", run=run, accepted=accepted, closed=False)
 
     def _onSceneClosing(self) -> None:
-        run, self.run = self.run, None
-        if run is None:
-            return
-        if self._worker.pending:
-            self._worker.cancel()
-        self._served = {}
-        self._discard(run.folder)
-        run.state = "cancelled"
-        self._tell("removed", run=run)
+        if self.busy:
+            self._worker.cancel()  # also the frames of a sequence
+        run = self.run
+        for each in list(self._known.values()):
+            self._forget(each)
+        if run is not None:
+            self._tell("removed", run=run, accepted=False, closed=True)
 
-    def _discard(self, folder: Path | None) -> None:
-        """Delete a run's files as soon as the worker writes no more of them."""
-        if folder is None:
-            return
-        if self._worker.isRunning:
+    def _discard(self, run: Run) -> None:
+        """Let go of a run's images and steps, and delete its files as soon as the worker writes no more of them."""
+        folder, run.folder, run.canContinue = run.folder, None, False
+        held, self._held = self._held is run, None if self._held is run else self._held
+        if held and self._worker.isRunning:
             self._request(lambda event: shutil.rmtree(folder, ignore_errors=True), "forget")
-        else:
+        elif folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _newFolder(self) -> Path:
         if self._folder is None:
-            temporary = getattr(slicer.app, "temporaryPath", None)
-            self._folder = Path(tempfile.mkdtemp(prefix="RecurrentRegistration-", dir=temporary))
+            temporary = getattr(slicer.app, "temporaryPath", None) or tempfile.gettempdir()
+            _sweep(Path(temporary))
+            self._folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=temporary))
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)  # also without a shutdown
         self._count += 1
         folder = self._folder / f"run-{self._count}"
         folder.mkdir()
         return folder
+
+
+@dataclass(frozen=True)
+class _Served:
+    """Who takes the events of a request, and the run that it is for."""
+
+    take: Callable[[Event], None]
+    run: Run | None
+
+
+def _sweep(temporary: Path) -> None:
+    """Delete what earlier sessions left: Windows deletes no file that is mapped into memory when Slicer closes."""
+    for folder in temporary.glob(PREFIX + "*"):
+        with contextlib.suppress(OSError):
+            if time.time() - folder.stat().st_mtime > OLD:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _checkUnchanged(run: Run) -> None:
+    """Raises RegistrationError where the moving volume is no longer what was registered, as after hardening."""
+    node = run.movingNode
+    if node is not None and not volumes.isUnchanged(node, run.kept("moving")):
+        raise RegistrationError(f"'{node.GetName()}' was changed since it was registered: register it again.")
 
 
 def _checkStep(index: int | None) -> None:

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,7 @@ class WorkerProcess:
         except OSError as error:
             raise RegistrationError(f"The worker cannot be started ({error}): install the extension again.") from error
         self._process, self._errors = process, deque(maxlen=50)
+        weakref.finalize(self, _abandon, process).atexit = False  # then it ends itself
         threads = (
             threading.Thread(target=_readErrors, args=[process.stderr, self._errors], daemon=True),
             threading.Thread(target=_readEvents, args=[process.stdout, self._events], daemon=True),
@@ -193,6 +195,13 @@ class WorkerProcess:
                 self._process.stdin.close()
         self._process, self._events = None, queue.Queue()
         self._pending, self._ending, self._served, self._disobeyed = {}, set(), None, False
+
+
+def _abandon(process: subprocess.Popen) -> None:
+    """End a process that nobody can ask anything any more."""
+    with contextlib.suppress(OSError):
+        process.stdin.close()
+    threading.Thread(target=process.wait, daemon=True).start()
 
 
 def _readEvents(pipe: Any, events: queue.Queue[Event]) -> None:

@@ -30,7 +30,7 @@ def load(run: Run, found: Found, wanted: Outputs) -> Result:
         _place(node, parentTransform(run.fixedNode))
         setReferences(node, run.movingNode, run.fixedNode)
     if wanted.warped:
-        result.warpedNode = _volume(run, "warped", f"{name} warped", found.warped())
+        result.warpedNode = _volume(run, "warped", f"{name} warped", found.warped(wanted))
         _showLike(result.warpedNode, run.movingNode)
     if wanted.jacobian:
         node = result.jacobianNode = _volume(run, "jacobian", f"{name} Jacobian", found.jacobian())
@@ -43,9 +43,11 @@ def load(run: Run, found: Found, wanted: Outputs) -> Result:
     if wanted.report:
         result.reportNode = _node(run, "report", "vtkMRMLTableNode", f"{name} report")
         quality.fillReport(result.reportNode, report, result.landmarks)
-    _dropUnwanted(run, result)
     if wanted.apply and result.transformNode is not None:
-        run.movingNode.SetAndObserveTransformNodeID(result.transformNode.GetID())
+        _place(run.movingNode, result.transformNode)
+    elif isOurs(run, run.movingNode.GetParentTransformNode()):
+        _place(run.movingNode, parentTransform(run.movingNode))
+    _dropUnwanted(run, result)
     landmarks = result.landmarks.toDict() if result.landmarks is not None else None
     run.keep("result", {"step": step, "report": report, "landmarks": landmarks})
     return result
@@ -53,11 +55,23 @@ def load(run: Run, found: Found, wanted: Outputs) -> Result:
 
 def remove(run: Run) -> None:
     """Take everything that a run has made out of the scene; its moving volume goes back to where it was."""
-    if run.movingNode is not None and _isOurs(run, run.movingNode.GetParentTransformNode()):
-        parent = run.referred("movingParent")
-        run.movingNode.SetAndObserveTransformNodeID(parent.GetID() if parent is not None else None)
+    parent = run.referred("movingParent")
+    if run.movingNode is not None and isOurs(run, run.movingNode.GetParentTransformNode()):
+        _place(run.movingNode, parent)
+    _handOn(run, (run.stepTransformNode, run.referred("result")), parent)
     for role in reversed(MADE):
         removeNode(run.referred(role))
+
+
+def release(run: Run) -> None:
+    """Leave what was accepted in the scene, as nodes like any other, and take everything else of a run away."""
+    steps, parent = run.stepTransformNode, run.referred("result") or run.referred("movingParent")
+    if run.movingNode is not None and steps is not None and run.movingNode.GetParentTransformNode() is steps:
+        _place(run.movingNode, parent)
+    _handOn(run, (steps,), parent)
+    for role in reversed(MADE):
+        if role not in RESULTS:
+            removeNode(run.referred(role))
 
 
 def removeNode(node: Any) -> None:
@@ -75,8 +89,17 @@ def removeNode(node: Any) -> None:
             slicer.mrmlScene.RemoveNode(other)
 
 
-def _isOurs(run: Run, transformNode: Any) -> bool:
+def isOurs(run: Run, transformNode: Any) -> bool:
+    """Whether a run has made a transform node to deform its moving volume."""
     return transformNode is not None and transformNode in (run.stepTransformNode, run.referred("result"))
+
+
+def _handOn(run: Run, nodes: tuple[Any, ...], parent: Any) -> None:
+    """A later run of the same volume began below nodes that go: it is to go back to what was above them."""
+    for other in Run.all():
+        before = other.referred("movingParent")
+        if other.node is not run.node and before is not None and before in nodes:
+            other.refer("movingParent", parent)
 
 
 def _node(run: Run, role: str, kind: str, name: str) -> Any:
@@ -127,8 +150,6 @@ def _dropUnwanted(run: Run, result: Result) -> None:
         "report": result.reportNode,
         "jacobianColors": result.jacobianNode,
     }
-    if result.transformNode is None and _isOurs(run, run.movingNode.GetParentTransformNode()):
-        _place(run.movingNode, run.stepTransformNode)
     for role in RESULTS:
         if wanted[role] is None:
             removeNode(run.referred(role))

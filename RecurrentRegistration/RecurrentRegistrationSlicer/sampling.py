@@ -13,16 +13,23 @@ from vtk.util import numpy_support
 from RecurrentRegistrationSlicer.frame import FLIP, arrayFromMatrix, indexToWorld, toWorld
 from RecurrentRegistrationSlicer.runs import Run
 
+INTERPOLATORS = {  # the worker's, by their names
+    "linear": sitk.sitkLinear,
+    "nearest": sitk.sitkNearestNeighbor,
+    "label": sitk.sitkLabelGaussian,
+    "bspline": sitk.sitkBSpline3,
+}
 
-def warpedAtStep(run: Run) -> np.ndarray:
-    """The moving image `[k, j, i]` on the fixed lattice, deformed by the selected step."""
+
+def warpedAtStep(run: Run, interpolation: str = "linear", background: float | None = None) -> np.ndarray:
+    """The moving image `[k, j, i]` on the fixed lattice, deformed by the selected step; as in `runs.Outputs`."""
     moving, size = slicer.util.arrayFromVolume(run.movingNode), run.fixedNode.GetImageData().GetDimensions()
     lattice = _placed(sitk.Image(size, sitk.sitkUInt8), fixedIndex(run))
     matrix = vtk.vtkMatrix4x4()
     run.movingNode.GetIJKToRASMatrix(matrix)
     image = _placed(sitk.GetImageFromArray(moving), arrayFromMatrix(matrix))
-    low = float(moving.min())
-    warped = sitk.Resample(image, lattice, _transform(run), sitk.sitkLinear, low, sitk.sitkFloat32)
+    outside = float(moving.min()) if background is None else background
+    warped = sitk.Resample(image, lattice, _transform(run), INTERPOLATORS[interpolation], outside, image.GetPixelID())
     return sitk.GetArrayFromImage(warped)
 
 

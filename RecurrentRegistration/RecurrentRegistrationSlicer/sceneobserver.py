@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,30 +11,29 @@ import slicer
 
 
 class SceneObserver:
-    """Calls back when a node was removed and when the scene is about to close.
+    """Calls back when a node was removed and when the scene is about to close, as long as somebody holds the listeners.
 
     Args:
-        onRemoved: without arguments.
-        onClosing: without arguments.
+        onRemoved: a method without arguments.
+        onClosing: a method without arguments.
     """
 
     def __init__(self, onRemoved: Callable[[], None], onClosing: Callable[[], None]) -> None:
         self._scene = slicer.mrmlScene
         self._paused = 0
         self._closing = False
-        self._onRemoved, self._onClosing = onRemoved, onClosing
+        self._onRemoved, self._onClosing = _weakly(onRemoved), _weakly(onClosing)
         events = {
             slicer.vtkMRMLScene.NodeRemovedEvent: self._removed,
             slicer.vtkMRMLScene.StartCloseEvent: self._closes,
             slicer.vtkMRMLScene.EndCloseEvent: self._closed,
         }
-        self._tags = [self._scene.AddObserver(event, function) for event, function in events.items()]
+        self._tags = [self._scene.AddObserver(event, _weakly(function)) for event, function in events.items()]
+        self._finalizer = weakref.finalize(self, _removeObservers, self._scene, self._tags)
 
     def stop(self) -> None:
         """Hear nothing any more."""
-        for tag in self._tags:
-            self._scene.RemoveObserver(tag)
-        self._tags = []
+        self._finalizer()
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -45,7 +45,7 @@ class SceneObserver:
             self._paused -= 1
 
     def _removed(self, caller: Any, event: Any) -> None:
-        if not self._paused and not self._closing:
+        if not (self._paused or self._closing or self._scene.IsImporting()):
             self._onRemoved()
 
     def _closes(self, caller: Any, event: Any) -> None:
@@ -54,3 +54,20 @@ class SceneObserver:
 
     def _closed(self, caller: Any, event: Any) -> None:
         self._closing = False
+
+
+def _weakly(method: Callable[..., None]) -> Callable[..., None]:
+    """Call a method of an object that lives, without keeping it alive: the scene outlives its listeners."""
+    reference = weakref.WeakMethod(method)
+
+    def call(*arguments: Any) -> None:
+        alive = reference()
+        if alive is not None:
+            alive(*arguments)
+
+    return call
+
+
+def _removeObservers(scene: Any, tags: list[int]) -> None:
+    for tag in tags:
+        scene.RemoveObserver(tag)

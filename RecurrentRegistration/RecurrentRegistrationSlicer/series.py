@@ -86,6 +86,8 @@ def register(
             files[n].unlink()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    if sequenceNode.GetScene() is None:
+        raise RegistrationError("The sequence is no longer in the scene: nothing was left to show the frames with.")
     size = np.pad(lattice["size"], (0, 3 - frame.dimension), constant_values=1)
     transforms[fixedFrame] = Field(np.zeros((*size[::-1], 3), np.float32), indexOf(lattice))
     return _shown(sequenceNode, transforms, FLIP @ frame.world, reports)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from RecurrentRegistrationSlicer.frame import (
     planeOf,
     toWorld,
 )
+
+SAMPLE = 100_000  # voxels, about, that a fingerprint looks at
 
 
 def writeVolume(volumeNode, path: Path, frame: Frame) -> None:
@@ -43,6 +46,24 @@ def localIndex(volumeNode) -> np.ndarray:
     matrix = vtk.vtkMatrix4x4()
     volumeNode.GetIJKToRASMatrix(matrix)
     return FLIP @ arrayFromMatrix(matrix)
+
+
+def fingerprint(volumeNode) -> dict:
+    """What a volume holds and where, as far as a later look needs it; it survives saving."""
+    array = slicer.util.arrayFromVolume(volumeNode)
+    sample = np.ascontiguousarray(array.ravel()[:: max(1, array.size // SAMPLE)])
+    return {"index": localIndex(volumeNode).tolist(), "shape": array.shape, "voxels": zlib.crc32(sample)}
+
+
+def isUnchanged(volumeNode, known: dict | None) -> bool:
+    """Whether a volume is still what its fingerprint says; True where there is none."""
+    if known is None:
+        return True
+    if volumeNode.GetImageData() is None:
+        return False
+    found = fingerprint(volumeNode)
+    same = list(found["shape"]) == list(known["shape"]) and found["voxels"] == known["voxels"]
+    return same and np.allclose(found["index"], known["index"], atol=1e-4)
 
 
 def writeMask(maskNode, path: Path, frame: Frame) -> None:

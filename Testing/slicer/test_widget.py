@@ -150,6 +150,10 @@ def test_choose_apply_watch_stop_continue_accept_revert(panel, ui):
 
     ui.stepSlider.value = float(run.keptSteps[-2])
     ui.acceptButton.click()
+    panel.until(lambda: run.phase == "write")
+    assert "Writing" in ui.progressBar.format
+    assert "being written" in ui.statusLabel.text
+    assert ui.cancelButton.enabled
     panel.until(lambda: run.result is not None)
     assert run.result.step == run.selectedStep
     assert "Finished" in ui.progressBar.format
@@ -164,6 +168,17 @@ def test_choose_apply_watch_stop_continue_accept_revert(panel, ui):
     panel.until(idle(panel))
     assert moving.GetParentTransformNode() is None
     assert nodes() == before
+
+
+@pytest.mark.parametrize(("method", "sent"), [("auto", False), ("refine", False), ("riir", True)])
+def test_weights_are_for_the_method_that_takes_them(panel, ui, method, sent):
+    from RecurrentRegistrationSlicer.panel.parameters import settings
+
+    panel.until(lambda: ui.methodCombo.count > 5)
+    parameters().weights = "model.safetensors"  # chosen for another method before
+    parameters().method = method
+    assert ui.weightsEdit.enabled == sent
+    assert ("weights" in settings(parameters(), panel.widget.logic.methods)) == sent
 
 
 def test_no_more_than_five_clicks_and_no_expert_option(panel, ui):

@@ -9,9 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from slicer.i18n import tr as _
-
-from RecurrentRegistrationSlicer.errors import RegistrationError
+from RecurrentRegistrationSlicer.errors import FAILURES, sentence
 
 
 @dataclass
@@ -40,11 +38,8 @@ class Panel:
         self.message = ""
         try:
             action(*arguments, **settings)
-        except RegistrationError as problem:
-            error = str(problem)
-        except (OSError, RuntimeError) as problem:  # of writing the worker's files, by Python or by ITK
-            reason = getattr(problem, "strerror", None) or str(problem).strip().splitlines()[-1]
-            error = _("Temporary files cannot be written ({reason}): make room on the disk.").format(reason=reason)
+        except FAILURES as problem:
+            error = sentence(problem)
         self.message = error or self.message
         self.changed()
         return not error

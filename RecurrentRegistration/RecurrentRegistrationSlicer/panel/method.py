@@ -55,7 +55,7 @@ class MethodSection:
     def _onEstimate(self) -> None:
         parameters = self._panel.parameters
         volumes = parameters.fixedVolume, parameters.movingVolume
-        self._panel.attempt(self._panel.logic.estimate, *volumes, **settings(parameters))
+        self._panel.attempt(self._panel.logic.estimate, *volumes, **settings(parameters, self._panel.logic.methods))
         self._panel.ui.memoryLabel.text = self._panel.message or _("Estimating…")
 
 

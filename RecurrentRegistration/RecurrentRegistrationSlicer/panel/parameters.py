@@ -61,10 +61,11 @@ def inputs(parameters) -> dict:
     return {name: getattr(parameters, name) for name in INPUTS}
 
 
-def settings(parameters) -> dict:
-    """The settings of a registration."""
+def settings(parameters, cards: list[dict]) -> dict:
+    """The settings of a registration; `cards` are the methods', and only those that are trained take weights."""
     names = ("preset", "method", "linear", "device")
-    optional = ("weights", "steps", "refine", "spacing")
+    trained = parameters.method in [card["name"] for card in cards if card["trained"]]
+    optional = (*(["weights"] if trained else []), "steps", "refine", "spacing")
     return (
         inputs(parameters)
         | {name: getattr(parameters, name) for name in names}

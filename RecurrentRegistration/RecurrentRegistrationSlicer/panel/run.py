@@ -55,13 +55,13 @@ class RunSection:
         """Log what has happened, and tell what matters."""
         kind, text = event["event"], event.get("text", "")
         if kind == "removed":
-            text = _("The registration was taken back: the scene was closed, or one of its volumes deleted.")
+            text = removedText(event)
         if text:
             self._panel.ui.logText.appendPlainText(text)
         if kind in ("error", "removed") or (kind == "worker" and event["state"] == "ended"):
             self._panel.message = text
         elif kind == "reverted":
-            self._panel.message = _("The scene is as it was before the registration.")
+            self._panel.message = revertedText(event)
 
     def _notice(self) -> str:
         parameters = self._panel.parameters
@@ -72,7 +72,7 @@ class RunSection:
         self._panel.ui.logText.clear()
         volumes = parameters.fixedVolume, parameters.movingVolume
         self._panel.tell({"event": "leaving"})
-        if self._panel.attempt(logic.registerVolumes, *volumes, wait=False, **settings(parameters)):
+        if self._panel.attempt(logic.registerVolumes, *volumes, wait=False, **settings(parameters, logic.methods)):
             self._panel.message = ""  # that an earlier run made room
             self.showProgress()
 
@@ -82,9 +82,9 @@ class RunSection:
 
 def progressText(run) -> str:
     """Phase, step, and seconds."""
-    working = run.state in ("starting", "running")
+    working = run.state in ("starting", "running") or run.phase == "write"
     words = [phaseText(run.phase) if working else _("Finished")]
-    if working and run.planned:
+    if run.isRunning and run.planned:
         words.append(_("step {made} of {planned}").format(made=run.made, planned=run.planned))
     else:
         words.append(_("{made} steps").format(made=run.made))
@@ -117,6 +117,26 @@ def statusText(run) -> str:
     }
     if run is None:
         return ""
+    if run.phase == "write":
+        return _("The result is being written.")
+    if run.error:
+        return run.error
     if run.result is not None and run.state in ("stopped", "done"):
         return _("Done: step {step} is the result.").format(step=run.result.step)
-    return run.error or states.get(run.state, "")
+    return states.get(run.state, "")
+
+
+def removedText(event: dict) -> str:
+    """Why a run is over, and what is left of it."""
+    if event["closed"]:
+        return _("The registration was taken back: the scene was closed.")
+    if event["accepted"]:
+        return _("One of its volumes was deleted: the registration is over, its result stays in the scene.")
+    return _("One of its volumes was deleted: the registration was taken back.")
+
+
+def revertedText(event: dict) -> str:
+    """What is as it was."""
+    if event["changed"]:
+        return _("The registration was taken back; its moving volume was changed since, and stays as it is.")
+    return _("The scene is as it was before the registration.")

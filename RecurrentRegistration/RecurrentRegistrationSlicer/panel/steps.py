@@ -39,7 +39,8 @@ class StepsSection:
     def handle(self, event: dict) -> None:
         """After a run was taken back, an earlier one is the current one."""
         logic = self._panel.logic
-        if event["event"] == "reverted" and logic.runs():
+        gone = event["event"] == "reverted" or (event["event"] == "removed" and not event["closed"])
+        if gone and logic.run is None and not logic.busy and logic.runs():
             logic.adopt(logic.runs()[-1])
 
     def showStep(self) -> None:
@@ -102,7 +103,8 @@ class StepsSection:
         chosen = [run for run in logic.runs() if run.node.GetID() == box.itemData(box.currentIndex)]
         if chosen and not logic.busy:
             self._panel.tell({"event": "leaving"})
-            self._panel.attempt(logic.adopt, chosen[0])
+            if self._panel.attempt(logic.adopt, chosen[0]) and logic.arrangeViews and logic.run.isComplete:
+                display.showPreview(logic.run)
 
     def _onSlid(self) -> None:
         if self._panel.logic.run is not None:
@@ -126,7 +128,7 @@ class StepsSection:
             ui.playButton.checked = False
 
     def _onPreview(self) -> None:
-        self._panel.logic.showWarped(self._panel.ui.previewBox.checked)
+        self._panel.attempt(self._panel.logic.showWarped, self._panel.ui.previewBox.checked)
 
     def _onGrid(self) -> None:
         self._overlay(display.showGrid, self._panel.ui.gridBox, self._panel.ui.glyphsBox)
