@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.preparation import Prepared, foreground_box
-from RecurrentRegistrationLib.step import Step
 from RecurrentRegistrationLib.transform import DisplacementField
 from RecurrentRegistrationLib.volume import Grid
 
@@ -36,12 +36,12 @@ def working_grid(fixed: Prepared, spacing: float | None, fits: Callable[[float],
     return box.resampled([s if n == 1 else fitting for n, s in zip(box.size, box.spacing, strict=True)]), finest
 
 
-def faded_out(step: Step, working: Grid, fixed: Grid) -> DisplacementField:
-    """A step's deformation on the working lattice, continued until it has faded to nothing around it.
+def faded_out(values: Tensor, working: Grid, fixed: Grid) -> DisplacementField:
+    """A deformation `[1, d, *S]` on the working lattice, continued until it has faded to nothing around it.
 
     It fades over twice its largest length, which folds nothing, and ends where the fixed image ends.
     """
-    values = spatial.resize_displacement(step.values.cpu().float(), working.shape)
+    values = spatial.resize_displacement(values, working.shape)
     margin = max(8, math.ceil(2 * float(values.abs().max())))
     index = working.index(fixed.corners())
     before = [min(margin, max(0, math.ceil(-low))) for low in index.min(axis=0)]

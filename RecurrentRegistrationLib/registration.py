@@ -25,6 +25,7 @@ from RecurrentRegistrationLib.alignment import LIKE, align, named_start
 from RecurrentRegistrationLib.checks import check_images, check_mask, check_overlap
 from RecurrentRegistrationLib.errors import InputError, OutOfMemoryError, is_out_of_memory
 from RecurrentRegistrationLib.lattice import faded_out, working_grid
+from RecurrentRegistrationLib.layers.affine_map import affine_matrix
 from RecurrentRegistrationLib.methods.base import Card, Method
 from RecurrentRegistrationLib.methods.refine import CARD as REFINE
 from RecurrentRegistrationLib.methods.refine import SIMILARITIES, Refine
@@ -35,6 +36,7 @@ from RecurrentRegistrationLib.volume import Grid, Volume, resample
 
 STARTS = ("auto", "none", "geometry", "moments")
 ALIGNED = 100  # linear steps, about
+FEWEST = 6  # voxels along the longest side of a lattice of a given spacing
 FIXED_COST = 700 * 2**20  # bytes of torch and SimpleITK themselves
 
 
@@ -44,7 +46,7 @@ class Options:
 
     Attributes:
         method: a name of `methods.names()`; "auto" for that of the weights, named or the preset's, or else without
-            training.
+            training; "none" for the linear stage alone.
         preset: a name of `preparation.PRESETS`; "auto" by what the images look like.
         initial: "auto" searches all postures; "geometry", "moments" and "none" begin there; or a transform.
         linear: "affine", "rigid" or "none": what is found before the deformation; "none" leaves `initial` as it is.
@@ -57,6 +59,7 @@ class Options:
         memory_limit: bytes; None for what is free.
         weights: of a trained method: a name of `zoo.models()`, or a safetensors file, whose card or description beside
             it says the rest unless `method_options` do; None for those that come with it.
+        untrained: whether a trained method may do without weights, to try it out; its output means nothing.
         method_options: passed on to the method.
     """
 
@@ -72,6 +75,7 @@ class Options:
     seed: int = 0
     memory_limit: int | None = None
     weights: str | Path | None = None
+    untrained: bool = False
     method_options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -172,7 +176,8 @@ class Run:
         self._masks = fixed_mask, moving_mask
         self.device = choose_device(options.device)
         self.preset = self._choose_preset()
-        self._name = "refine" if options.method == "auto" else options.method
+        self._deforms = options.method != "none"
+        self._name = "refine" if options.method in ("auto", "none") else options.method
         if options.similarity is not None and options.similarity not in SIMILARITIES:
             raise InputError(f"There is no similarity '{options.similarity}'; choose one of {', '.join(SIMILARITIES)}.")
         if options.linear not in ("affine", "rigid", "none"):
@@ -180,9 +185,14 @@ class Run:
         for name, value in (("steps", options.steps), ("refine", options.refine)):
             if value is not None and value < (1 if name == "steps" else 0):
                 raise InputError(f"The number of {name} cannot be {value}.")
+        if not self._deforms and (options.linear == "none" or options.steps or options.weights):
+            raise InputError(
+                "The method 'none' is the linear stage alone: it has neither steps nor weights of its own."
+            )
         if options.spacing is not None and not options.spacing > 0:
             raise InputError(f"The working spacing must be positive; it is {options.spacing} mm.")
         self._start = self._read_start()
+        self._weights: Path | None = None  # a file that nothing describes
         self.model = self._choose_model()
         self._method = self._create_method()
         self.grid = self._working_grid()
@@ -190,7 +200,7 @@ class Run:
         self._makers: list[tuple[int, Method, Grid]] = []  # steps made before a method went to work, method, lattice
         self._matrix = np.eye(fixed.grid.dimension + 1) if self._start is None else self._start
         self._count = options.steps or (self.model.steps if self.model else None)
-        deforming = self._count or self._method.card.default_steps
+        deforming = (self._count or self._method.card.default_steps) if self._deforms else 0
         linear = 0 if options.linear == "none" else ALIGNED + (options.initial == "auto")
         self.planned_steps = linear + deforming + (options.refine or 0)
 
@@ -202,7 +212,8 @@ class Run:
     def __iter__(self) -> Iterator[Step]:
         """Prepare, align, deform and refine, yielding every finished step."""
         yield from self._guarded(self._prepared_and_aligned())
-        yield from self._guarded(self._deform(self._count, None))
+        if self._deforms:
+            yield from self._guarded(self._deform(self._count, None))
         if self.options.refine:
             yield from self.refine(self.options.refine)
         self.phase = "done"
@@ -236,7 +247,8 @@ class Run:
             for scale, iterations in refiner.schedule
             if scale == 1 or 1.5 * scale * _pitch(self.grid) < reached
         )
-        yield from self._guarded(self._deform(count, None, refiner, initial=self.last.values.to(self.device).float()))
+        initial = self.last.values.to(self.device).float()
+        yield from self._guarded(self._deform(count, None, refiner, self.last.affine, initial=initial))
         self.phase = "done"
 
     def go_back(self, step: Step | None) -> None:
@@ -250,10 +262,20 @@ class Run:
             self._matrix, self._pair = matrix, None
 
     def transform_at(self, step: Step) -> Transform:
-        """The transform that a step stands for; its field covers the whole fixed image."""
-        parts: list[Affine | DisplacementField] = [Affine(self._matrix_of(step))]
-        if step.values.abs().max() > 0:
-            parts.insert(0, faded_out(step, self._grid_of(step), self._fixed.grid))
+        """The transform that a step stands for; it covers the whole fixed image.
+
+        Around the working lattice a deformation fades; an affine part of it goes on.
+        """
+        grid, matrix, values = self._grid_of(step), self._matrix_of(step), step.values.cpu().float()
+        least = 0.0
+        if step.affine is not None:
+            affine = affine_matrix(step.affine[0], step.shape)
+            matrix = matrix @ grid.tensor_to_physical @ affine @ grid.physical_to_tensor
+            least = 1e-3 * max(1.0, float(values.abs().max()))  # of a voxel, and what half precision leaves
+            values = spatial.follow_linear(spatial.resize_displacement(values, step.shape), np.linalg.inv(affine))
+        parts: list[Affine | DisplacementField] = [Affine(matrix)]
+        if values.abs().max() > least:
+            parts.insert(0, faded_out(values, grid, self._fixed.grid))
         return Transform(tuple(parts))
 
     def result(self, step: Step | None = None) -> Registration:
@@ -269,7 +291,7 @@ class Run:
         steps = [record for record in self.steps if record["index"] <= step.index]
         grid = self._grid_of(step)
         report = {
-            "method": self._name,
+            "method": self._name if self._deforms else "none",
             "preset": self.preset,
             "device": _device_name(self.device),
             "seed": self.options.seed,
@@ -339,7 +361,15 @@ class Run:
         self.seconds["align"] = time.perf_counter() - began
 
     @torch.no_grad()
-    def _deform(self, count: int | None, state: Any, method: Method | None = None, **extra: Any) -> Iterator[Step]:
+    def _deform(
+        self,
+        count: int | None,
+        state: Any,
+        method: Method | None = None,
+        affine: Tensor | None = None,
+        **extra: Any,
+    ) -> Iterator[Step]:
+        """The steps of a method; `affine` is the affine part of what it begins with."""
         if self._pair is None:  # going on from a step of the alignment
             self._put_together(*self._prepared())
         assert self._pair is not None
@@ -355,7 +385,8 @@ class Run:
         stream = method.steps(fixed.values, moving.values, count=count, state=state, **masks, **extra)
         for number, step in enumerate(stream, start=1):
             self.seconds[phase] = before + time.perf_counter() - began
-            yield self._recorded(dataclasses.replace(step, index=offset + number, linear=linear))
+            part = affine if step.affine is None else step.affine
+            yield self._recorded(dataclasses.replace(step, index=offset + number, linear=linear, affine=part))
 
     def _recorded(self, step: Step) -> Step:
         self.last = step
@@ -427,7 +458,9 @@ class Run:
             card = methods.card(self._name)
             model = zoo.of_method(self._name, dimension) if card.trained and not self.options.method_options else None
             if model is None and card.trained:
-                self.notes.append(f"{card.title} is untrained: train it or give weights; its output means nothing.")
+                if not self.options.untrained:
+                    raise InputError(f"The method '{self._name}' has no weights here: give some, or train it.")
+                self.notes.append(f"{card.title} is untrained: its output means nothing.")
         if model is not None:
             about = f", trained on {model.data}. For: {model.summary}" if model.data else "."
             self.notes.append(f"Weights: {model.name}{about}")
@@ -448,14 +481,23 @@ class Run:
 
         None for a file whose method and options are the user's.
         """
-        if Path(asked).suffix != ".safetensors":
+        path = Path(asked) / zoo.WEIGHTS if (Path(asked) / zoo.CARD).exists() else Path(asked)
+        if path.suffix != ".safetensors":
             model = zoo.find(str(asked))
+        elif not path.exists():
+            raise InputError(f"There is no file {path}.")
         else:
-            model = None if self.options.method_options else zoo.described(asked)
+            model = None if self.options.method_options else zoo.described(path)
         automatic = self.options.method == "auto"
         if model is None:
             if automatic:
                 raise InputError(f"Nothing beside {asked} says what these weights are for: name their method.")
+            if not self.options.method_options:
+                self.notes.append(
+                    f"Nothing beside {asked} says with which options, spacing and steps it was trained: "
+                    f"those of {self._name} are taken, which may not be right."
+                )
+            self._weights = path
             return None
         if automatic:
             self._name = model.method
@@ -474,15 +516,20 @@ class Run:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.options.seed)
             method = methods.create(self._name, self._fixed.grid.dimension, **options)
-        if method.card.trained and self.options.weights is not None:
+        if method.card.trained and self._weights is not None:
             from RecurrentRegistrationLib.train import weights  # only trained methods need safetensors
 
-            weights.load(method, Path(self.options.weights))
+            weights.load(method, self._weights)
         return method
 
     def _working_grid(self) -> Grid:
         usual = self.model.spacing if self.model and self.model.spacing else self._method.card.spacing
         grid, finest = self._fitting_grid(self.options.spacing or usual, self._method.card)
+        if self.options.spacing and grid is not None and max(grid.size) < FEWEST:
+            raise InputError(
+                f"A working spacing of {self.options.spacing:g} mm leaves {max(grid.size)} voxels along the longest side: "
+                "give a finer one."
+            )
         if grid is None:
             raise OutOfMemoryError(
                 f"Registering these images needs more than {self._byte_limit() / 2**30:.1f} GiB of free memory."

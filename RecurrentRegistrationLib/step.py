@@ -30,6 +30,8 @@ class Step:
         measure: similarity at this step, higher is better, at the resolution it works at; called at most once.
         linear: homogeneous matrix `[d+1, d+1]` in voxels of the working lattice, tensor order, that follows the
             displacement: the linear alignment that came before; None for the identity.
+        affine: the part of `values` that is an affine map, which goes on beyond the lattice: `[B, d, d + 1]` in [-1, 1]
+            coordinates (`layers.affine_map`); None for none.
         moved: mean length of this step's change where the producer knows it; otherwise `previous` tells.
         attached: what the method knows beyond that (a Gaussian, a confidence, a hidden state).
     """
@@ -43,6 +45,7 @@ class Step:
     previous: Tensor | None = None
     measure: Callable[[Step], float] | None = None
     linear: np.ndarray | None = None
+    affine: Tensor | None = None
     moved: float | None = None
     attached: Mapping[str, Any] = field(default_factory=dict)
 

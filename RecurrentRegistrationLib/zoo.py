@@ -1,7 +1,8 @@
 """Weights that ship: a folder for each, with `card.json` and half-precision `weights.safetensors`.
 
-They lie in `Resources/Models` beside the package, or in the folder that `RECURRENT_REGISTRATION_MODELS` names. Nothing
-is ever downloaded. The file of a training, with its description beside it, is read as well.
+They lie in the package where it was installed, in `Resources/Models` beside it in the sources and in the extension, or
+in the folder that `RECURRENT_REGISTRATION_MODELS` names. Nothing is ever downloaded. The file of a training, with its
+description beside it, is read as well.
 """
 
 from __future__ import annotations
@@ -75,8 +76,11 @@ class Model:
 
 
 def home(folder: str | Path | None = None) -> Path:
-    """The folder of all weights: the one given, the one the environment names, or the one beside the package."""
-    return Path(folder or os.environ.get(VARIABLE) or Path(__file__).parents[1] / "Resources" / "Models")
+    """The folder of all weights: the one given, the one the environment names, or the one that came along."""
+    if named := folder or os.environ.get(VARIABLE):
+        return Path(named)
+    installed = Path(__file__).parent / "Models"
+    return installed if installed.exists() else Path(__file__).parents[1] / "Resources" / "Models"
 
 
 def models(folder: str | Path | None = None) -> list[Model]:
@@ -93,7 +97,9 @@ def find(name: str, folder: str | Path | None = None) -> Model:
     known = {model.name: model for model in models(folder)}
     if name not in known:
         names = ", ".join(known) or "none"
-        raise InputError(f"There are no weights '{name}' in {home(folder)}; there are: {names}.")
+        raise InputError(
+            f"There are no weights '{name}' in {home(folder)}; there are: {names}. {VARIABLE} names another folder."
+        )
     return known[name]
 
 

@@ -94,7 +94,9 @@ def install(askConfirmation: bool = True) -> str:
 
 def weightsFolder() -> Path:
     """Where weights lie; on a computer without a network, copy their folders there."""
-    return Path(os.environ.get(MODELS) or libraryFolder() / "Resources" / "Models")
+    installed = libraryFolder() / "RecurrentRegistrationLib" / "Models"
+    beside = libraryFolder() / "Resources" / "Models"
+    return Path(os.environ.get(MODELS) or (installed if installed.exists() else beside))
 
 
 def makeWeightsFolder() -> None:

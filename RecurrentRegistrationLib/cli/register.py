@@ -19,16 +19,25 @@ def register(
     fixed: Annotated[str, typer.Argument(help="Image that stays: a file, FILE#FRAME of a series, or a DICOM folder.")],
     moving: Annotated[str, typer.Argument(help="Image that is brought onto it.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the results.")],
-    method: Annotated[str, typer.Option(help="A method's name (see 'methods'), or auto.")] = "auto",
+    method: Annotated[
+        str, typer.Option(help="A method's name (see 'methods'), auto, or none for the linear stage alone.")
+    ] = "auto",
     preset: Annotated[str, typer.Option(help="What the images show: ct, mr, …, or auto.")] = "auto",
     fixed_mask: Annotated[str | None, typer.Option(help="Where the fixed image counts: non-zero.")] = None,
     moving_mask: Annotated[str | None, typer.Option(help="Where the moving image counts: non-zero.")] = None,
-    initial: Annotated[str, typer.Option(help="Start: none, geometry, moments, auto, or a transform file.")] = "auto",
+    initial: Annotated[
+        str, typer.Option(help="Start: none, geometry, moments, auto, or the file of a linear transform.")
+    ] = "auto",
     linear: Annotated[str, typer.Option(help="Linear stage before the deformation: affine, rigid or none.")] = "affine",
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the method (default: the method's own).")] = None,
     refine: Annotated[int | None, typer.Option(min=0, help="Steps of refinement of its result.")] = None,
     weights: Annotated[
         str | None, typer.Option(help="Of a trained method: a name (see 'methods') or a .safetensors file.")
+    ] = None,
+    untrained: Annotated[bool, typer.Option("--untrained", help="Try a trained method out without weights.")] = False,
+    method_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="An argument of the method's class; may be repeated."),
     ] = None,
     similarity: Annotated[str | None, typer.Option(help="lncc, mse, nmi or mind (default: the preset's).")] = None,
     spacing: Annotated[float | None, typer.Option(help="Working resolution in millimetres (default: it fits).")] = None,
@@ -67,6 +76,8 @@ def register(
         steps=steps,
         refine=refine,
         weights=weights,
+        untrained=untrained,
+        method_options=dict(map(_named, method_option or [])),
         similarity=similarity,
         spacing=spacing,
         device=device,
@@ -93,6 +104,19 @@ def register(
         print(_summary(report, output))
     if cancelled:
         raise KeyboardInterrupt
+
+
+def _named(option: str) -> tuple[str, Any]:
+    """Name and value of "name=value": a value of JSON is that, anything else is text."""
+    import json
+
+    name, equals, value = option.partition("=")
+    if not equals:
+        raise InputError(f"An option of the method is NAME=VALUE, not '{option}'.")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def _finished(run: Run, history: History, display: Display) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,3 +46,17 @@ def affine_displacement(affine: Tensor, shape: Sequence[int]) -> Tensor:
 def few_voxels(affine: Tensor, shape: Sequence[int]) -> Tensor:
     """The displacement of an affine map on a lattice that spans the image with at most nine voxels along an axis."""
     return affine_displacement(affine, [min(n, 9) for n in shape])
+
+
+def affine_matrix(affine: Tensor, shape: Sequence[int]) -> np.ndarray:
+    """One affine map `[d, d + 1]` as a homogeneous matrix in voxels of the lattice `S` that spans the image."""
+    d = len(shape)
+    half = np.array([(n - 1) / 2 for n in shape])
+    per_voxel = np.divide(1, half, out=np.zeros(d), where=half > 0)
+    values = affine.detach().cpu().double().numpy()
+    linear = half[:, None] * values[:, :d] * per_voxel
+    linear[half == 0, half == 0] = 1.0  # nothing moves along an axis of one voxel
+    matrix = np.eye(d + 1)
+    matrix[:d, :d] = linear
+    matrix[:d, d] = half * (values[:, d] + 1 - values[:, :d] @ (half > 0))
+    return matrix

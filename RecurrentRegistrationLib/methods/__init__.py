@@ -33,9 +33,14 @@ def create(name: str, dimension: int = 3, **options: Any) -> Method:
     """A method for images of 2 or 3 dimensions; options are those of the method's own class.
 
     Raises:
-        InputError: the name is unknown or the method does not serve this dimension.
+        InputError: the name is unknown, the method does not serve this dimension, or it has no such options.
     """
     module = _module(name)
     if dimension not in module.CARD.dimensions:
         raise InputError(f"The method '{name}' does not register {dimension}D images.")
-    return module.create(dimension, **options)
+    try:
+        return module.create(dimension, **options)
+    except (TypeError, ValueError) as error:
+        if not options:
+            raise
+        raise InputError(f"The method '{name}' cannot be made with these options: {error}.") from error

@@ -163,8 +163,9 @@ class AffineOpt(Method):
             descents = tuple(self._iterate(*pair, level) for pair in zip(scaled, descents, strict=True))
             state = State(index + 1, state.iterations, descents)
             loss = torch.tensor([d.loss for d in descents])
+            affine = torch.cat([d.affine for d in descents])
             attached = {
-                "affine": torch.cat([d.affine for d in descents]),
+                "affine": affine,
                 "loss": loss,
                 "learning_rate": torch.tensor([d.rate for d in descents]),
             }
@@ -178,6 +179,7 @@ class AffineOpt(Method):
                 state,
                 previous,
                 lambda _, loss=loss: 1 - loss.mean().item(),
+                affine=affine,
                 attached=attached,
             )
             previous = values

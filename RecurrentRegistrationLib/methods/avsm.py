@@ -104,7 +104,7 @@ class AVSM(Method):
                 displacement, attached = self.checkpointed(self._vsvf_step, fixed, moving, displacement)
             values = self._values(affine, displacement, shape)
             state = State(index + 1, affine, displacement)
-            yield Step(index + 1, stage, values, shape, clock(), state, previous, attached=attached)
+            yield Step(index + 1, stage, values, shape, clock(), state, previous, affine=affine, attached=attached)
             previous = values
 
     def _affine_step(self, fixed: Tensor, moving: Tensor, affine: Tensor) -> Tensor:

@@ -35,10 +35,11 @@ CARD = Card(
 
 
 class State(NamedTuple):
-    """Steps made and the total displacement in voxels."""
+    """Steps made, the total displacement in voxels and the affine map it began with."""
 
     index: int
     displacement: Tensor
+    affine: Tensor | None = None
 
 
 class GlobalLocal(Method):
@@ -61,18 +62,19 @@ class GlobalLocal(Method):
     def steps(self, fixed, moving, *, fixed_mask=None, moving_mask=None, count=None, state=None) -> Iterator[Step]:
         """The global step, then local ones; the masks are not used."""
         clock, shape = Clock(), tuple(fixed.shape[2:])
-        first, displacement = state or State(0, spatial.zero_displacement(fixed))
+        first, displacement, affine = state or State(0, spatial.zero_displacement(fixed))
         for index in range(first, first + (self.card.default_steps if count is None else count)):
             previous, attached = displacement, {}
             if index == 0:
-                attached["affine"] = self.checkpointed(self.affine, moving, fixed).float()
-                displacement = affine_displacement(attached["affine"], shape)
+                attached["affine"] = affine = self.checkpointed(self.affine, moving, fixed).float()
+                displacement = affine_displacement(affine, shape)
             else:
                 warped = spatial.warp(moving, displacement)
                 residual = self.checkpointed(self.local, torch.cat([fixed, warped], dim=1)).float()
                 displacement = spatial.compose(residual, displacement)
-            stage, state = "global" if index == 0 else "local", State(index + 1, displacement)
-            yield Step(index + 1, stage, displacement, shape, clock(), state, previous, attached=attached)
+            stage, state = "global" if index == 0 else "local", State(index + 1, displacement, affine)
+            parts = {"affine": affine, "attached": attached}
+            yield Step(index + 1, stage, displacement, shape, clock(), state, previous, **parts)
 
 
 def create(dimension: int = 3, **options) -> GlobalLocal:

@@ -186,6 +186,7 @@ class VSVFOpt(Method):
                 state=state,
                 previous=previous,
                 measure=lambda _, similarity=similarity: similarity,
+                affine=affine,
                 attached=attached,
             )
             previous = values

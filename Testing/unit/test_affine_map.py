@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from RecurrentRegistrationLib import spatial
-from RecurrentRegistrationLib.layers.affine_map import affine_displacement, compose_affine, few_voxels, identity_affine
+from RecurrentRegistrationLib.layers.affine_map import (
+    affine_displacement,
+    affine_matrix,
+    compose_affine,
+    few_voxels,
+    identity_affine,
+)
 
 SHAPES = [(7, 12), (5, 9, 8), (1, 6)]
 
@@ -27,6 +33,14 @@ def test_displacement_is_the_map_of_normalised_positions(shape: tuple[int, ...])
     normalised = (voxels - half[:, None]) / half.clamp(min=0.5)[:, None]
     moved = (affine[:, :, :d] @ normalised + affine[:, :, d:]) * half[:, None] + half[:, None]
     torch.testing.assert_close(affine_displacement(affine, shape).flatten(2), moved - voxels)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_matrix_is_the_displacement_in_voxels(shape: tuple[int, ...]) -> None:
+    affine = random_affine(len(shape))
+    for one, expected in zip(affine, affine_displacement(affine, shape), strict=True):
+        found = spatial.linear_displacement(affine_matrix(one, shape), shape)[0]
+        torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_shift_along_the_first_axis_moves_the_first_axis() -> None:

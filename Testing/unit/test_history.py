@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -39,7 +41,7 @@ def test_whoever_goes_on_and_on_keeps_less_and_less() -> None:
         counts.append(len(history.kept))
     assert counts[0] == 20
     assert counts[-1] < 400  # of 1200 steps
-    gains = [later - earlier for earlier, later in zip(counts, counts[1:], strict=False)]
+    gains = [later - earlier for earlier, later in pairwise(counts)]
     assert gains[-1] < gains[0] / 3
     assert min(gains) >= 1
 

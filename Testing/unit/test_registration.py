@@ -11,7 +11,11 @@ from phantom import centred, head
 
 from RecurrentRegistrationLib import methods, registration, zoo
 from RecurrentRegistrationLib.errors import InputError, OutOfMemoryError
+from RecurrentRegistrationLib.history import History
+from RecurrentRegistrationLib.layers.affine_map import affine_matrix
+from RecurrentRegistrationLib.methods.affine_opt import AffineOpt
 from RecurrentRegistrationLib.registration import Options, Registration, Run, register, start
+from RecurrentRegistrationLib.step import Step
 from RecurrentRegistrationLib.transform import Affine, DisplacementField, Transform
 from RecurrentRegistrationLib.volume import Grid, Volume
 
@@ -149,6 +153,79 @@ def test_a_coarse_method_goes_on_where_it_was_before_a_refinement(tmp_path, monk
     assert np.isfinite(run.result().transform.map_points(points)).all()
 
 
+def in_a_wide_field(spacing: tuple[float, ...]) -> tuple[Volume, Volume, Grid]:
+    """A head and the same head turned and stretched, small in a field of view, and its lattice."""
+    d = len(spacing)
+    grid = centred((72,) * d, spacing)
+    matrix = np.eye(d + 1)
+    matrix[:2, :2] = [[0.97, -0.12], [0.12, 1.04]]
+    matrix[0, d] = 3.0
+    return head(grid, Transform((Affine(matrix),))), head(grid), grid
+
+
+def kept(step: Step) -> Step:
+    """A step as a history gives it back."""
+    history = History()
+    history.offer(step)
+    return history.step(step.index)
+
+
+@pytest.mark.parametrize("spacing", [(2.4, 2.6), (2.8, 2.5, 2.6)], ids=["2D", "3D"])
+def test_an_affine_method_gives_an_affine_map(spacing):
+    fixed, moving, grid = in_a_wide_field(spacing)
+    options = Options("affine-opt", initial="none", linear="none", steps=24)
+    run = start(fixed, moving, options=options)
+    steps = list(run)
+    assert run.grid.size != grid.size  # the working lattice does not cover the image
+    for step in (steps[0], steps[-1], kept(steps[11])):
+        transform = run.transform_at(step)
+        assert [type(part) for part in transform.parts] == [Affine]
+        corner = np.zeros(len(spacing))
+        moved = step.values.float()[(0, slice(None), *[0] * len(spacing))].numpy()
+        size = (np.array(step.shape) - 1) / (np.array(step.values.shape[2:]) - 1)
+        expected = run.grid.physical((corner + moved * size)[None, ::-1])
+        assert np.allclose(transform.map_points(run.grid.physical(corner[None])), expected, atol=0.1)
+    determinant = run.result().jacobian().array
+    assert determinant.std() < 1e-4
+    assert determinant.mean() != pytest.approx(1, abs=0.01)
+    again = start(fixed, moving, options=dataclasses.replace(options, initial=run.result().transform))
+    assert np.allclose(again._matrix, run.result().transform.simplified().parts[0].matrix)
+
+
+def test_around_a_deformation_the_affine_part_goes_on():
+    fixed, moving, grid = in_a_wide_field((2.4, 2.6))
+    affine = AffineOpt(2, iterations=(8, 8, 2))
+    schedule = {"affine": affine, "scales": (0.5, 1.0), "map_scales": (1.0, 0.5), "iterations": (2, 2)}
+    run = start(fixed, moving, options=Options("vsvf-opt", initial="none", linear="none", method_options=schedule))
+    *_, last = run
+    assert last.stage.startswith("vSVF")
+    corners = grid.corners()
+    matrix = run.grid.tensor_to_physical @ affine_matrix(last.affine[0], run.grid.shape) @ run.grid.physical_to_tensor
+    there = Affine(matrix).map_points(corners)
+    assert np.abs(there - corners).max() > 1
+    assert np.allclose(run.result().transform.map_points(corners), there, atol=1e-3)
+    list(run.refine(2))
+    assert np.allclose(run.result().transform.map_points(corners), there, atol=1e-3)
+
+
+@pytest.mark.parametrize("linear", ["rigid", "affine"])
+def test_the_linear_stage_alone(linear):
+    fixed, moving, _, _ = made_pair()
+    run = start(fixed, moving, options=Options("none", initial="none", linear=linear))
+    steps = list(run)
+    assert run.planned_steps == registration.ALIGNED
+    assert not [step for step in steps if step.values.any()]
+    result = run.result()
+    assert [type(part) for part in result.transform.parts] == [Affine]
+    assert result.report["method"] == "none"
+    determinant = np.linalg.det(result.transform.parts[0].matrix)
+    assert (determinant == pytest.approx(1, abs=1e-5)) == (linear == "rigid")
+    with pytest.raises(InputError, match="no step to continue"):
+        list(run.extend(1))
+    list(run.refine(3))
+    assert run.result().transform.jacobian_determinant(fixed.grid).std() > 1e-3
+
+
 def test_the_same_seed_gives_the_same_transform(finished):
     fixed, moving, _, _ = made_pair()
     again = register(fixed, moving, options=FAST)
@@ -212,6 +289,11 @@ def test_a_small_memory_gives_a_coarser_lattice_and_says_so():
         ({"steps": 0}, "steps cannot be 0"),
         ({"refine": -1}, "refine cannot be -1"),
         ({"spacing": -2.0}, "spacing must be positive"),
+        ({"spacing": 100.0}, "100 mm leaves 1 voxels along the longest side: give a finer one"),
+        ({"method": "none", "linear": "none"}, "'none' is the linear stage alone"),
+        ({"method": "none", "steps": 3}, "'none' is the linear stage alone"),
+        ({"method_options": {"colour": "red"}}, "'refine' cannot be made with these options: .*'colour'"),
+        ({"method": "lapirn"}, "'lapirn' has no weights here"),
     ],
 )
 def test_wrong_options_are_refused_before_the_work(change, sentence):

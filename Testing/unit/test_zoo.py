@@ -126,7 +126,9 @@ def test_the_presets_weights_ship(monkeypatch):
 
 
 def test_other_options_than_the_weights_leave_the_method_untrained(shelf):
-    run, notes = notes_of(method="riir", method_options={"width": 2})
+    with pytest.raises(InputError, match="'riir' has no weights here: give some, or train it"):
+        notes_of(method="riir", method_options={"width": 2})
+    run, notes = notes_of(method="riir", method_options={"width": 2}, untrained=True)
     assert run.model is None
     assert "untrained" in notes
 
@@ -158,8 +160,9 @@ def test_a_file_of_a_training_is_read_with_its_description(tmp_path):
 
 
 def test_a_file_of_weights_that_is_missing_is_refused(tmp_path):
-    with pytest.raises(InputError, match="cannot be read"):
-        notes_of(method="riir", weights=tmp_path / "model.safetensors")
+    for method in ("auto", "riir"):
+        with pytest.raises(InputError, match=r"There is no file .*model\.safetensors"):
+            notes_of(method=method, weights=tmp_path / "model.safetensors")
 
 
 def test_a_file_of_weights_alone_needs_a_method(shelf, tmp_path_factory):
@@ -167,6 +170,21 @@ def test_a_file_of_weights_alone_needs_a_method(shelf, tmp_path_factory):
     file.write_bytes((shelf / "phantom-riir" / zoo.WEIGHTS).read_bytes())
     with pytest.raises(InputError, match=r"mine\.safetensors.*name their method"):
         notes_of(weights=file)
+    write_weights(methods.create("riir", 2), file, {})
+    file.with_suffix(".json").unlink()
+    _, notes = notes_of(method="riir", weights=file)
+    assert "mine.safetensors says with which options, spacing and steps it was trained: those of riir" in notes
+
+
+def test_weights_are_also_named_by_their_folder(shelf):
+    by_name, _ = notes_of(weights="phantom-riir")
+    by_folder, _ = notes_of(weights=shelf / "phantom-riir")
+    assert by_folder.model == by_name.model
+
+
+def test_weights_that_are_not_there_are_listed_with_their_place(shelf):
+    with pytest.raises(InputError, match=f"no weights 'other' in .*; there are: phantom-riir. {zoo.VARIABLE}"):
+        notes_of(weights="other")
 
 
 def test_weights_of_another_method_are_refused(shelf):

@@ -27,7 +27,8 @@ class MethodSection:
         """Bring the section up to date."""
         logic, parameters, ui = self._panel.logic, self._panel.parameters, self._panel.ui
         self._preset.offer({"auto": _("recognise them")} | dict(logic.presets))
-        self._method.offer({"auto": _("best on this computer")} | {m["name"]: m["title"] for m in logic.methods})
+        without = {"auto": _("best on this computer"), "none": _("linear alignment only")}
+        self._method.offer(without | {m["name"]: m["title"] for m in logic.methods})
         self._device.offer({"auto": _("the fastest")} | {d["name"]: deviceText(d) for d in logic.devices})
         for choice in (self._preset, self._method, self._device):
             choice.update()
