@@ -124,6 +124,27 @@ class Parameters:
         return matrix @ self._poses
 
 
+class Adam:
+    """The optimiser (Kingma and Ba, ICLR 2015); PyTorch's own loads its compiler, which takes longer than the search.
+
+    Args:
+        values: what is optimised, in place.
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        self._values, self._count = values, 0
+        self._first, self._second = torch.zeros_like(values), torch.zeros_like(values)
+
+    @torch.no_grad()
+    def step(self, gradient: Tensor, rate: float) -> None:
+        """Follow a gradient."""
+        self._count += 1
+        self._first.lerp_(gradient, 0.1)
+        self._second.lerp_(gradient.square(), 0.001)
+        mean, square = self._first / (1 - 0.9**self._count), self._second / (1 - 0.999**self._count)
+        self._values -= rate * mean / (square.sqrt() + 1e-8)
+
+
 def align(
     fixed: Prepared, moving: Prepared, *, kind: str, search: bool, start: np.ndarray | None = None
 ) -> Iterator[Alignment]:
@@ -261,19 +282,17 @@ def _descend_all(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Improve many poses at once by mutual information; the best matrix and score met by each."""
     parameters = Parameters(poses, centre, radius, "rigid")
-    optimiser = torch.optim.Adam([parameters.values], lr=level.spacing)
+    optimiser = Adam(parameters.values)
     best, matrices = torch.full((len(poses),), -torch.inf), torch.tensor(poses, dtype=torch.float32)
     for iteration in range(iterations):
-        optimiser.param_groups[0]["lr"] = level.spacing * _fade(iteration, iterations)
         with torch.enable_grad():
             current = parameters.matrices()
             scores = level.scores(current.to(level.fixed.values.device)).cpu()
-            optimiser.zero_grad()
-            (-scores.sum()).backward()
+            (gradient,) = torch.autograd.grad(-scores.sum(), parameters.values)
         better = scores.detach() > best
         best = torch.where(better, scores.detach(), best)
         matrices = torch.where(better[:, None, None], current.detach(), matrices)
-        optimiser.step()
+        optimiser.step(gradient, level.spacing * _fade(iteration, iterations))
     return matrices.double().numpy(), best.numpy()
 
 
@@ -282,19 +301,17 @@ def _descend(
 ) -> Iterator[Alignment]:
     """Improve one map; yields the best one met so far after each iteration."""
     parameters = Parameters(matrix[None], centre_of_mass(level.fixed), _radius(level.fixed), kind)
-    optimiser = torch.optim.Adam([parameters.values], lr=level.spacing)
+    optimiser = Adam(parameters.values)
     best, found = -math.inf, matrix
     for iteration in range(iterations):
-        optimiser.param_groups[0]["lr"] = 0.4 * level.spacing * _fade(iteration, iterations)
         with torch.enable_grad():
             current = parameters.matrices()
             warped, weight = level.warp(current.to(level.fixed.values.device))
             loss = similarity(level.fixed.values, warped, weight)
-            optimiser.zero_grad()
-            loss.backward()
+            (gradient,) = torch.autograd.grad(loss, parameters.values)
         if 1 - loss.item() > best:
             best, found = 1 - loss.item(), current.detach()[0].double().numpy()
-        optimiser.step()
+        optimiser.step(gradient, 0.4 * level.spacing * _fade(iteration, iterations))
         yield Alignment(f"{title} {iteration + 1}/{iterations}", found, best)
 
 

@@ -1,9 +1,14 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from phantom import centred, head
 from scipy.spatial.transform import Rotation
 
-from RecurrentRegistrationLib.alignment import align, centre_of_mass, named_start, rotations
+from RecurrentRegistrationLib.alignment import Adam, align, centre_of_mass, named_start, rotations
 from RecurrentRegistrationLib.preparation import PRESETS, prepare
 from RecurrentRegistrationLib.transform import Affine, Transform
 
@@ -95,3 +100,26 @@ def test_unlike_contrast_is_noticed():
 
     assert agreement(moving) > 0.95
     assert agreement(inverted) < 0.7
+
+
+def test_the_optimiser_is_torchs():
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = (torch.ones(2, 3, requires_grad=True) for _ in range(2))
+    optimiser, expected = Adam(ours), torch.optim.Adam([theirs])
+    for n in range(8):
+        gradient, rate = torch.randn(2, 3, generator=generator), 0.5 / (1 + n)
+        optimiser.step(gradient, rate)
+        theirs.grad, expected.param_groups[0]["lr"] = gradient.clone(), rate
+        expected.step()
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_a_registration_does_not_wait_for_torchs_compiler():
+    code = (
+        "import sys; sys.path[:0] = sys.argv[1:]; from phantom import centred, head;"
+        "from RecurrentRegistrationLib.registration import register;"
+        "register(head(centred((30, 31), (3, 3))), head(centred((32, 30), (3, 3))));"
+        "assert 'torch' in sys.modules; assert 'torch._dynamo' not in sys.modules"
+    )
+    folder = Path(__file__).parent
+    subprocess.run([sys.executable, "-c", code, str(folder), str(folder.parents[1])], check=True)
