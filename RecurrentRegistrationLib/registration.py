@@ -526,10 +526,8 @@ class Run:
         usual = self.model.spacing if self.model and self.model.spacing else self._method.card.spacing
         grid, finest = self._fitting_grid(self.options.spacing or usual, self._method.card)
         if self.options.spacing and grid is not None and max(grid.size) < FEWEST:
-            raise InputError(
-                f"A working spacing of {self.options.spacing:g} mm leaves {max(grid.size)} voxels along the longest side: "
-                "give a finer one."
-            )
+            left = f"{max(grid.size)} voxels along the longest side"
+            raise InputError(f"A working spacing of {self.options.spacing:g} mm leaves {left}: give a finer one.")
         if grid is None:
             raise OutOfMemoryError(
                 f"Registering these images needs more than {self._byte_limit() / 2**30:.1f} GiB of free memory."

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
 
 from RecurrentRegistrationLib import evaluation, registration
 from RecurrentRegistrationLib.errors import InputError
@@ -17,7 +19,7 @@ from RecurrentRegistrationLib.metrics import intensity, principal
 from RecurrentRegistrationLib.points import Points
 from RecurrentRegistrationLib.registration import Options
 from RecurrentRegistrationLib.transform import Transform
-from RecurrentRegistrationLib.volume import Grid, Volume, resample
+from RecurrentRegistrationLib.volume import Grid, Volume, resample, write_image
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,61 @@ def slices(volume: Volume) -> list[Volume]:
     return [Volume(volume.array[:, k], grid) for k in range(volume.grid.size[2])]
 
 
-def register(frames: Sequence[Volume], template: int, options: Options) -> Iterator[Frame]:
+def timing(path: str | Path) -> tuple[float, float]:
+    """Where the last axis of an image file begins and how far its samples are apart, in the units of the file."""
+    if Path(path).is_dir():
+        return 0.0, 1.0  # a folder does not tell
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    return reader.GetOrigin()[-1], reader.GetSpacing()[-1]
+
+
+def landmark_files(pattern: str, count: int) -> dict[int, Path]:
+    """The files of landmarks that exist, by the number of their frame, of a series of `count` frames.
+
+    Args:
+        pattern: their path, `{frame}` where the number goes; a format may follow, as in `{frame:02d}`.
+        count: of the frames.
+
+    Raises:
+        InputError: the pattern does not hold the number, holds more than that, or matches no file.
+    """
+    try:
+        files = [Path(pattern.format(frame=n)) for n in range(count)]
+    except (LookupError, ValueError, TypeError, AttributeError):
+        files = []
+    if len(set(files)) < count:
+        raise InputError(
+            f"The landmarks' pattern '{pattern}' needs '{{frame}}', and nothing else in braces, where the number of "
+            "the frame goes: 'points_{frame:02d}.fcsv'."
+        )
+    found = {n: file for n, file in enumerate(files) if file.exists()}
+    if not found:
+        raise InputError(f"No file matches the landmarks' pattern '{pattern}': that of the first frame is {files[0]}.")
+    return found
+
+
+def check_landmarks(landmarks: dict[int, Points], template: int) -> None:
+    """Raise InputError where landmarks, by number of their frame, cannot be compared with the template's."""
+    if template not in landmarks:
+        raise InputError(f"The landmarks of the template, frame {template}, are missing; frames count from 0.")
+    if len(landmarks) < 2:
+        raise InputError("There are landmarks of the template only: give those of another frame as well.")
+    if len({len(points) for points in landmarks.values()}) > 1:
+        raise InputError("Every frame needs the same landmarks in the same order.")
+
+
+def register(
+    frames: Sequence[Volume], template: int, options: Options, *, mask: Volume | None = None
+) -> Iterator[Frame]:
     """Register every frame to the template, and yield it as soon as it is done.
 
     Args:
         frames: two or more of one dimension.
         template: the number of the frame that stays.
         options: of each registration.
+        mask: above 0 where the template counts; None for everywhere.
 
     Raises:
         InputError: there are fewer than two frames, the template is none of them, or a frame cannot be registered.
@@ -73,7 +123,7 @@ def register(frames: Sequence[Volume], template: int, options: Options) -> Itera
         if number == template:
             yield Frame(number, fixed, fixed, identity, {})
             continue
-        found = registration.register(fixed, moving, options=options)
+        found = registration.register(fixed, moving, fixed_mask=mask, options=options)
         yield Frame(number, image, _pulled(moving, fixed.grid, found.transform), found.transform, found.report)
 
 
@@ -82,10 +132,15 @@ def _pulled(moving: Volume, grid: Grid, transform: Transform) -> Volume:
     return Volume.from_sitk(resample(moving.to_sitk(), grid, transform.to_sitk(), background=background))
 
 
+def write(frames: Sequence[Frame], path: str | Path, *, start: float = 0.0, interval: float = 1.0) -> None:
+    """Write the registered frames as one image with time, from `start` in steps of `interval`, as its last axis."""
+    write_image(sitk.JoinSeries([frame.warped.to_sitk() for frame in frames], start, interval), path)
+
+
 def evaluate(
     frames: Sequence[Frame], *, landmarks: dict[int, Points] | None = None, share: float = 0.7, components: int = 4
 ) -> dict[str, Any]:
-    """What the registration of a series is worth, before and after.
+    """What the registration of a series is worth, before and after; "d_pca1" is None where it says nothing.
 
     Args:
         frames: all of them, the template included.
@@ -94,7 +149,7 @@ def evaluate(
         components: of the principal component distances.
 
     Raises:
-        InputError: landmarks are given without those of the template, or not as many in every frame.
+        InputError: the landmarks cannot be compared (`check_landmarks`).
     """
     template = next(frame for frame in frames if not frame.report)
     grid = template.image.grid
@@ -120,11 +175,8 @@ def evaluate(
 
 def _landmarks(frames: Sequence[Frame], template: int, landmarks: dict[int, Points]) -> dict[str, Any]:
     """Target registration errors over the series: of each frame, their mean and the worst frame (R2N2)."""
-    if template not in landmarks:
-        raise InputError(f"The landmarks of the template, frame {template}, are missing.")
+    check_landmarks(landmarks, template)
     fixed = landmarks[template]
-    if len({len(points) for points in landmarks.values()}) > 1:
-        raise InputError("Every frame needs the same landmarks in the same order.")
     found: dict[str, Any] = {}
     for name in ("before", "after"):
         each = {}

@@ -74,14 +74,16 @@ def _draw_numbers(axes: Sequence[Axes], frames: Sequence[Frame], report: dict[st
             each = landmarks[name]["frames"]
             axes[2].plot(list(each), list(each.values()), "o-", color=colour, markersize=3.5, label=name)
     axes[0].set(xlabel="frame", ylabel="correlation with the template")
-    places = np.arange(2)
+    titles = {"d_pca1": "D_PCA1", "d_pca2": "D_PCA2"}
+    known = [name for name in titles if report["before"][name] is not None]
+    places = np.arange(len(known))
     for offset, (name, colour) in zip((-0.2, 0.2), (("before", BEFORE), ("after", AFTER)), strict=True):
-        values = [report[name]["d_pca1"], report[name]["d_pca2"]]
-        first = [report["before"]["d_pca1"] or 1, report["before"]["d_pca2"] or 1]
+        values = [report[name][key] for key in known]
+        first = [report["before"][key] or 1 for key in known]
         bars = axes[1].bar(places + offset, np.divide(values, first), 0.36, color=colour, label=name)
         axes[1].bar_label(bars, [f"{value:.3g}" for value in values], fontsize=9)
-    axes[1].set_xticks(places, ["D_PCA1", "D_PCA2"])
-    axes[1].set(ylabel="share of the value before", ylim=(0, 1.15))
+    axes[1].set_xticks(places, [titles[key] for key in known])
+    axes[1].set(xlim=(-0.75, len(known) - 0.25), ylabel="share of the value before", ylim=(0, 1.15))
     moved = [frame.number for frame in frames if frame.report]
     if landmarks:
         axes[2].set(xlabel="frame", ylabel="target registration error (mm)")

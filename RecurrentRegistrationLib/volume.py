@@ -218,29 +218,30 @@ class Volume:
             InputError: there is no such file, it is no image, or not one scalar image of 2 or 3 dimensions.
         """
         file, part = split_part(path)
-        image = _read_series(file, part) if file.is_dir() else _read_file(file)
+        image = _read_image(file, part)
         if image.GetDimension() == 4 and image.GetSize()[3] == 1:
             part = part or "0"
         if image.GetDimension() == 4:
             image = _frame(image, part, file)
         elif part is not None and not file.is_dir():
             raise InputError(f"{file} has no frames to pick from: leave out '#{part}'.")
-        if image.GetDimension() not in (2, 3):
-            raise InputError(f"{file} has {image.GetDimension()} dimensions; 2 or 3 are needed.")
-        components = image.GetNumberOfComponentsPerPixel()
-        if components > 1:
-            raise InputError(f"{file} has {components} values a voxel (a colour image?): convert it to grey values.")
-        if "complex" in image.GetPixelIDTypeAsString():
-            raise InputError(f"{file} holds complex numbers: save its magnitude first.")
+        _require_scalar(image, file)
         return cls.from_sitk(image)
 
     @classmethod
     def read_sequence(cls, path: str | Path) -> list[Volume]:
-        """Read a 4D image as one volume for each frame; a 3D image gives a list of one."""
-        image = _read_file(Path(path)) if not Path(path).is_dir() else _read_series(Path(path), None)
-        if image.GetDimension() < 4:
-            return [cls.from_sitk(image)]
-        return [cls.from_sitk(_frame(image, str(n), Path(path))) for n in range(image.GetSize()[3])]
+        """Read a 4D image as one volume for each frame; a 3D image gives a list of one.
+
+        Raises:
+            InputError: there is no such file, it is no image, or not one of scalar frames.
+        """
+        file = Path(path)
+        image = _read_image(file, None)
+        frames = image.GetSize()[3] if image.GetDimension() == 4 else 0
+        images = [_frame(image, str(n), file) for n in range(frames)] or [image]
+        for each in images:
+            _require_scalar(each, file)
+        return [cls.from_sitk(each) for each in images]
 
     def write(self, path: str | Path) -> None:
         """Write in the format that the file's ending names, compressed; the file is complete or absent.
@@ -300,6 +301,21 @@ def split_part(path: str | Path) -> tuple[Path, str | None]:
     return Path(text), None
 
 
+def _read_image(file: Path, part: str | None) -> sitk.Image:
+    return _read_series(file, part) if file.is_dir() else _read_file(file)
+
+
+def _require_scalar(image: sitk.Image, file: Path) -> None:
+    """Raise InputError unless an image has 2 or 3 dimensions and one real number a voxel."""
+    if image.GetDimension() not in (2, 3):
+        raise InputError(f"{file} has {image.GetDimension()} dimensions; 2 or 3 are needed.")
+    components = image.GetNumberOfComponentsPerPixel()
+    if components > 1:
+        raise InputError(f"{file} has {components} values a voxel (a colour image?): convert it to grey values.")
+    if "complex" in image.GetPixelIDTypeAsString():
+        raise InputError(f"{file} holds complex numbers: save its magnitude first.")
+
+
 def _read_file(file: Path) -> sitk.Image:
     if not file.exists():
         raise InputError(f"There is no file {file}.")
@@ -314,7 +330,7 @@ def _read_file(file: Path) -> sitk.Image:
 
 
 def _read_series(folder: Path, series: str | None) -> sitk.Image:
-    found = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    found = _series_in(folder)
     if not found:
         raise InputError(f"The folder {folder} holds no DICOM series.")
     if series is None and len(found) > 1:
@@ -334,6 +350,16 @@ def _read_series(folder: Path, series: str | None) -> sitk.Image:
             "some are missing or damaged."
         )
     return image
+
+
+def _series_in(folder: Path) -> tuple[str, ...]:
+    """UIDs of the DICOM series in a folder. ITK's own warning that there are none stays off standard error."""
+    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.GlobalWarningDisplayOff()
+    try:
+        return sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
 
 
 def _gaps(files: Sequence[str]) -> np.ndarray:

@@ -12,7 +12,7 @@ timeout: 3600           # seconds after which a run has failed
 uncertainty: []         # of ours: steps, samples, inverse; compared with the error where the mapping is known
 motion: false           # histograms of how differently near voxels move (RAN, Fig. 7); needs labels
 operations: false       # count the multiply-accumulate operations of networks (one more forward pass)
-methods:                # a list of NAME[:option=value…], or by label:
+methods:                # a list of NAME[:option=value…], NAME a method's, ours or a peer's; or by label:
   ours: {method: refine, refine: 50}                 # options of `registration.Options`
   no hidden state: {method: riir, method_options: {memory: [false, false]}, weights: riir_00.safetensors}
   greedy: greedy                                     # an adapter of the folder of peers, and its options
@@ -23,7 +23,7 @@ pairs:
     moving: lung_ct/followup.mha
     fixed_mask: …       # with moving_mask: given to every method
     fixed_labels: …     # with moving_labels: overlap and surface distances
-    structures: {liver: 5, aorta: [23, 7]}   # name: value, or [fixed value, moving value]; default every common value
+    structures: {liver: 5, aorta: [23, 7]}   # name: value, or [fixed value, moving value]; default every value
     fixed_points: …     # with moving_points: target registration error
     reference: [{file: a.txt, inverse: true}, {file: b.txt}]   # ITK transforms, the first acts first on fixed points
     reference_field: …  # or a displacement image, LPS mm
@@ -48,6 +48,7 @@ from typing import Any
 
 import yaml
 
+from RecurrentRegistrationLib import methods as library
 from RecurrentRegistrationLib.benchmark.measures import MEASURES
 from RecurrentRegistrationLib.errors import InputError
 
@@ -113,11 +114,17 @@ class Contender:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Pairs and methods; see the module's text."""
+    """Pairs and methods; see the module's text.
+
+    Attributes:
+        contenders: what registers the pairs.
+        labels: of the file's own methods, which may be others than the contenders.
+    """
 
     name: str
     pairs: tuple[Pair, ...]
     contenders: tuple[Contender, ...] = ()
+    labels: tuple[str, ...] = ()
     accuracy: str = ""
     against: str = ""
     repeats: int = 1
@@ -141,7 +148,8 @@ def read(
     Args:
         path: the YAML file.
         data: the folder that its paths start from.
-        methods: these contenders instead of the manifest's, as `NAME[:option=value…]`.
+        methods: these contenders instead of the manifest's, as `NAME[:option=value…]`; NAME is a label of the manifest,
+            whose options are changed by those given, or else what it may be in a manifest's list.
         pairs: another manifest, whose pairs are taken instead.
         check: whether every image must exist.
 
@@ -157,10 +165,11 @@ def read(
     if "neighbours" in content:
         entries = [*entries, *_neighbours(data, **content.pop("neighbours"))]
     settings = {key: content.pop(key) for key in SETTINGS if key in content}
-    contenders = content.pop("methods", [])
+    own = _contenders(content.pop("methods", []), path)
+    contenders = own if methods is None else _distinct([_named(text, own) for text in methods], path)
     pairs = tuple(_pair({**content, **entry}, data, path, check) for entry in entries)
     _unique([pair.name for pair in pairs], path, "pair")
-    manifest = Manifest(name, pairs, _contenders(methods or contenders, path), **settings)
+    manifest = Manifest(name, pairs, contenders, tuple(each.label for each in own), **settings)
     if manifest.accuracy and manifest.accuracy not in MEASURES:
         raise InputError(f"{path}: accuracy '{manifest.accuracy}' is none of {', '.join(MEASURES)}.")
     return manifest
@@ -181,23 +190,43 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 def contender(text: str) -> Contender:
-    """`greedy:metric=NCC` or `ours:method=bspline:refine=50` as a contender; values are read as YAML."""
+    """`bspline:refine=50`, `ours:weights=a.safetensors` or `greedy:metric=NCC`; values are read as YAML."""
+    name, options = _parted(text)
+    if name in library.names():
+        return Contender(text, OURS, {"method": name, **options})
+    return Contender(text, name, options)
+
+
+def _parted(text: str) -> tuple[str, dict[str, Any]]:
     name, *options = re.split(r":(?! )", text)
     try:
-        named = dict(option.split("=", 1) for option in options)
+        given = dict(option.split("=", 1) for option in options)
     except ValueError as error:
         raise InputError(f"'{text}' is no method: write NAME:option=value.") from error
-    return Contender(text, name, {key: yaml.safe_load(value) for key, value in named.items()})
+    return name, {key: yaml.safe_load(value) for key, value in given.items()}
+
+
+def _named(text: str, own: tuple[Contender, ...]) -> Contender:
+    """A contender by its label, with some options changed; or as `contender` reads it."""
+    labelled = {each.label: each for each in own}
+    if text in labelled:
+        return labelled[text]
+    name, options = _parted(text)
+    if name not in labelled:
+        return contender(text)
+    return dataclasses.replace(labelled[name], label=text, options=labelled[name].options | options)
 
 
 def _contenders(entries: list[str] | dict[str, Any], path: Path) -> tuple[Contender, ...]:
     if isinstance(entries, dict):
-        found = tuple(_labelled(str(label), entry) for label, entry in entries.items())
-    else:
-        found = tuple(contender(text) for text in entries)
+        return _distinct([_labelled(str(label), entry) for label, entry in entries.items()], path)
+    return _distinct([contender(text) for text in entries], path)
+
+
+def _distinct(found: list[Contender], path: Path) -> tuple[Contender, ...]:
     _unique([each.label for each in found], path, "method")
     _unique([folder_name(each.label) for each in found], path, "folder of the method")
-    return found
+    return tuple(found)
 
 
 def _labelled(label: str, entry: str | dict[str, Any]) -> Contender:

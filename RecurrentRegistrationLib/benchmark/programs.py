@@ -6,9 +6,11 @@ import dataclasses
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from RecurrentRegistrationLib import methods
 from RecurrentRegistrationLib.benchmark.manifest import OURS, Contender, Manifest, Pair
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.registration import Options
@@ -30,8 +32,8 @@ class Programs:
     python: Path = Path(sys.executable)
     weights: Path = Path()
 
-    def check(self, contender: Contender) -> None:
-        """Raise InputError where a contender cannot be run at all."""
+    def check(self, contender: Contender, labels: Sequence[str] = ()) -> None:
+        """Raise InputError where a contender cannot be run at all; `labels` could have been named instead."""
         if contender.program == OURS:
             known = {field.name for field in dataclasses.fields(Options)}
             if unknown := set(contender.options) - known:
@@ -39,17 +41,19 @@ class Programs:
                     f"'{contender.label}': there is no option '{sorted(unknown)[0]}'; there are "
                     f"{', '.join(sorted(known))}."
                 )
-        elif contender.program:
-            self._adapter(contender)
+        elif contender.command:
+            if contender.options:
+                raise InputError(f"'{contender.label}' is a command, which takes no options: write them into it.")
+        elif contender.program not in self._adapters():
+            others = [label for label in labels if label != contender.program]
+            known = ", ".join(dict.fromkeys([*others, OURS, *methods.names(), *self._adapters()]))
+            peer = "; for a peer give the folder of the peers' adapters: --peers" if self.peers is None else ""
+            raise InputError(f"There is no method '{contender.program}': there are {known}{peer}.")
 
-    def _adapter(self, contender: Contender) -> Path:
-        if self.peers is None:
-            raise InputError(f"'{contender.program}' is a peer: give the folder of the peers' adapters.")
-        file = self.peers / f"{contender.program}.py"
-        if not file.is_file() or file.stem in HELPERS:
-            known = sorted(path.stem for path in self.peers.glob("*.py") if path.stem not in HELPERS)
-            raise InputError(f"There is no method '{contender.program}'; there are {OURS}, {', '.join(known)}.")
-        return file
+    def _adapters(self) -> dict[str, Path]:
+        """The peers' files, by name."""
+        files = [] if self.peers is None else sorted(self.peers.glob("*.py"))
+        return {file.stem: file for file in files if file.stem not in HELPERS}
 
     def command(self, contender: Contender, pair: Pair, folder: Path, *, manifest: Manifest, repeat: int) -> list[str]:
         """The command line that registers a pair into an existing folder."""
@@ -65,7 +69,7 @@ class Programs:
         chosen = pair.settings.get(contender.program, {}) | contender.options
         return [
             str(self.python),
-            str(self._adapter(contender)),
+            str(self._adapters()[contender.program]),
             str(pair.fixed),
             str(pair.moving),
             *("-o", str(folder), "--modality", pair.modality, "--initial", pair.initial),

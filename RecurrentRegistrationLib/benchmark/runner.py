@@ -89,7 +89,7 @@ class Benchmark:
     def jobs(self) -> Iterator[Job]:
         """All registrations of the manifest, pair by pair."""
         for contender in self.manifest.contenders:
-            self.programs.check(contender)
+            self.programs.check(contender, self.manifest.labels)
         for pair in self.manifest.pairs:
             for contender in self.manifest.contenders:
                 for repeat in range(self.manifest.repeats):

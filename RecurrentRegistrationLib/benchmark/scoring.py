@@ -101,8 +101,8 @@ class Judge:
         fixed, moving = (Volume.read(path) for path in (self.pair.fixed_labels, self.pair.moving_labels))
         structures = self.pair.structures
         if structures is None:
-            common = np.intersect1d(fixed.array, moving.array)
-            structures = {str(int(value)): (int(value), int(value)) for value in common if value}
+            present = np.union1d(np.unique(fixed.array), np.unique(moving.array))  # missing in one map, it counts 0
+            structures = {str(int(value)): (int(value), int(value)) for value in present if value}
         numbers = range(1, len(structures) + 1)
         both = [np.zeros(volume.array.shape, np.uint16) for volume in (fixed, moving)]
         for number, values in zip(numbers, structures.values(), strict=True):

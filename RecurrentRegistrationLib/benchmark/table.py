@@ -60,8 +60,10 @@ def ranked_by(benchmark: Benchmark, frame: pd.DataFrame) -> str:
 def reference(benchmark: Benchmark) -> str:
     """The label that all others are tested against: the manifest's, the first of ours, or the first."""
     contenders = benchmark.manifest.contenders
+    labels = [c.label for c in contenders]
     ours = [c.label for c in contenders if c.program == OURS]
-    return benchmark.manifest.against or (ours or [c.label for c in contenders])[0]
+    named = benchmark.manifest.against
+    return named if named in labels else (ours or labels)[0]
 
 
 def per_pair(frame: pd.DataFrame, measure: str) -> pd.DataFrame:

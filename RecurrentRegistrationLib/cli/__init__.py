@@ -1,8 +1,8 @@
 """The commands, one file each.
 
 A command imports the library inside its function, so that `--help` and a mistyped option answer at once. Results go to
-standard output, progress and messages to standard error. Exit status: 0 done, 2 bad input or configuration (one line
-`error: …`, nothing written), 3 not enough memory, 130 cancelled.
+standard output, progress and messages to standard error. Exit status: 0 done, 1 a registration of a benchmark
+failed, 2 bad input or configuration (one line `error: …`, nothing written), 3 not enough memory, 130 cancelled.
 """
 
 from __future__ import annotations

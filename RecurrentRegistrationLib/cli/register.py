@@ -67,7 +67,7 @@ def register(
     if interpolation not in INTERPOLATORS:
         raise InputError(f"Interpolation '{interpolation}' is not one of {', '.join(INTERPOLATORS)}.")
     if threads is not None:
-        _use_threads(threads)
+        use_threads(threads)
     options = registration.Options(
         method=method,
         preset=preset,
@@ -140,7 +140,7 @@ def _finished(run: Run, history: History, display: Display) -> bool:
     return True
 
 
-def _use_threads(count: int) -> None:
+def use_threads(count: int) -> None:
     """For PyTorch, the kernels that follow it, and ITK."""
     import SimpleITK as sitk
     import torch

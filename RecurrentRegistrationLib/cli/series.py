@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from RecurrentRegistrationLib.cli.progress import Display
+from RecurrentRegistrationLib.cli.register import use_threads
 
 
 def series(
@@ -19,21 +20,30 @@ def series(
     ] = False,
     method: Annotated[str, typer.Option(help="A method's name (see 'methods'), or auto.")] = "auto",
     preset: Annotated[str, typer.Option(help="What the images show: ct, mr, …, or auto.")] = "auto",
+    mask: Annotated[str | None, typer.Option(help="Where the template counts: non-zero.")] = None,
     initial: Annotated[str, typer.Option(help="Start of each frame: none, geometry, moments or auto.")] = "none",
     linear: Annotated[str, typer.Option(help="Linear stage before the deformation: none, rigid or affine.")] = "none",
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the method (default: the method's own).")] = None,
-    weights: Annotated[Path | None, typer.Option(help="Weights of a trained method: a safetensors file.")] = None,
+    refine: Annotated[int | None, typer.Option(min=0, help="Steps of refinement of its result.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Of a trained method: a name (see 'methods') or a .safetensors file.")
+    ] = None,
+    similarity: Annotated[str | None, typer.Option(help="lncc, mse, nmi or mind (default: the preset's).")] = None,
+    spacing: Annotated[float | None, typer.Option(help="Working resolution in millimetres (default: it fits).")] = None,
     landmarks: Annotated[
         str | None, typer.Option(help="Landmark files, '{frame}' for the number: 'points_{frame:02d}.fcsv'.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     seed: Annotated[int, typer.Option(help="The same seed gives the same result.")] = 0,
+    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads (default: all).")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
 ) -> None:
     """Register every frame of a series to one of them.
 
-    Writes transforms/frame_NNN.h5 (from the template to each frame), warped/frame_NNN.nrrd, series.json with the
-    principal component distances, similarity, folding and landmark errors before and after, and series.png.
+    Writes transforms/frame_NNN.h5 (from the template to each frame), warped/frame_NNN.nrrd, all of these as one image
+    over time in warped.nrrd, series.json with the principal component distances, similarity, folding and landmark
+    errors before and after, and series.png.
     """
     from RecurrentRegistrationLib import series as library
     from RecurrentRegistrationLib.documents import to_json
@@ -43,13 +53,18 @@ def series(
     from RecurrentRegistrationLib.series_report import draw
     from RecurrentRegistrationLib.volume import Volume
 
+    if threads is not None:
+        use_threads(threads)
     options = Options(
         method=method,
         preset=preset,
         initial=initial,
         linear=linear,
         steps=steps,
+        refine=refine,
         weights=weights,
+        similarity=similarity,
+        spacing=spacing,
         device=device,
         seed=seed,
     )
@@ -57,23 +72,39 @@ def series(
         display.phase("read")
         frames = Volume.read_sequence(image)
         frames = library.slices(frames[0]) if slices and len(frames) == 1 else frames
-        files = {} if landmarks is None else {n: Path(landmarks.format(frame=n)) for n in range(len(frames))}
-        points = {n: read_points(file, frames[n].grid) for n, file in files.items() if file.exists()}
+        start, interval = library.timing(image)
+        files = {} if landmarks is None else library.landmark_files(landmarks, len(frames))
+        points = {n: read_points(file, frames[n].grid) for n, file in files.items()}
+        if points:
+            library.check_landmarks(points, template)
+        region = None if mask is None else Volume.read(mask)
         display.phase("register")
         found = []
-        for frame in library.register(frames, template, options):
+        for frame in library.register(frames, template, options, mask=region):
             found.append(frame)
             display.step(len(found), len(frames), float("nan"))
             frame.warped.write(output / "warped" / f"frame_{frame.number:03d}.nrrd")
             if frame.report:
                 frame.transform.write(output / "transforms" / f"frame_{frame.number:03d}.h5")
+        library.write(found, output / "warped.nrrd", start=start, interval=interval)
         display.phase("evaluate")
         report = library.evaluate(found, landmarks=points)
         with complete(output / "series.json") as temporary:
             temporary.write_text(to_json(report, indent=2) + "\n", encoding="utf-8")
         with complete(output / "series.png") as temporary:
             draw(found, report).savefig(temporary, format="png")
-    if not quiet:
-        names = {"d_pca1": "D_PCA1", "d_pca2": "D_PCA2"}
-        print(", ".join(f"{n} {report['before'][k]:.3f} to {report['after'][k]:.3f}" for k, n in names.items()))
-        print(f"folding {max(report['folding_percent']):.4f} % at most; look at {output / 'series.png'}")
+    if as_json:
+        print(to_json({"folder": str(output.absolute()), **report}))
+    elif not quiet:
+        print(_summary(report, output))
+
+
+def _summary(report: dict[str, Any], output: Path) -> str:
+    before, after = report["before"], report["after"]
+    distances = [
+        f"{title} {before[key]:.3f} to {after[key]:.3f}"
+        for key, title in (("d_pca1", "D_PCA1"), ("d_pca2", "D_PCA2"))
+        if before[key] is not None
+    ]
+    folding = f"folding {max(report['folding_percent']):.4f} % at most; look at {output / 'series.png'}"
+    return f"{', '.join(distances)}\n{folding}"

@@ -16,11 +16,12 @@ class PrincipalDistances:
     """Of the eigenvalues `l_1 >= l_2 >= …` of the correlation matrix `K` of N frames.
 
     Attributes:
-        first: `D_PCA1 = tr K - (l_1 + … + l_L)`: variance that the first L components leave.
+        first: `D_PCA1 = tr K - (l_1 + … + l_L)`: variance that the first L components leave; None where N <= L, of
+            which they leave nothing whatever the frames show.
         second: `D_PCA2 = sum of j l_j`: variance weighted by the number of its component.
     """
 
-    first: float
+    first: float | None
     second: float
 
 
@@ -43,9 +44,9 @@ def principal_distances(
     correlation = standard @ standard.T
     np.fill_diagonal(correlation, 1)
     eigenvalues = np.linalg.eigvalsh(correlation)[::-1]
-    first = np.trace(correlation) - eigenvalues[:components].sum()
+    first = max(0.0, np.trace(correlation) - eigenvalues[:components].sum())  # rounding may fall below 0
     second = (np.arange(1, len(eigenvalues) + 1) * eigenvalues).sum()
-    return PrincipalDistances(float(first), float(second))
+    return PrincipalDistances(float(first) if len(frames) > components else None, float(second))
 
 
 def central(shape: Sequence[int], share: float = 0.7) -> np.ndarray:

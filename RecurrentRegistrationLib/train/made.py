@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.train.anatomy import Shapes
 from RecurrentRegistrationLib.train.configuration import Tree
 from RecurrentRegistrationLib.volume import Grid, Volume
@@ -31,7 +32,12 @@ def data() -> Iterator[Path]:
 
 
 def replaced(tree: Tree, folder: Path) -> Tree:
-    """The same configuration on tiny made data of the same format, on one device."""
+    """The same configuration on tiny made data of the same format, on one device.
+
+    Raises:
+        InputError: it is no configuration of a training, or its data are of a format that is not made here.
+    """
+    _check(tree)
     tree = copy.deepcopy(tree)
     dimension = tree.get("model", {}).get("dimension", 3)
     tree.setdefault("trainer", {}).update(devices=1, num_nodes=1, strategy="auto")
@@ -48,17 +54,29 @@ def replaced(tree: Tree, folder: Path) -> Tree:
     return tree
 
 
+def _check(tree: Tree) -> None:
+    sections = {"trainer": {}, **tree}
+    for name in ("model", "data", "trainer"):
+        if not isinstance(sections.get(name), dict):
+            raise InputError(
+                f"This is no configuration of a training, with no settings '{name}': see training/README.md."
+            )
+
+
 def _reader(reader: Tree, dimension: int) -> Tree:
     kept = {key: value for key, value in reader.items() if key in ("preset", "window", "percentiles", "centre")}
     return kept | {"shape": list(SHAPES[dimension])}
 
 
-def _source(source: Tree, dimension: int, folder: Path) -> Tree:
-    name = source["class_path"].rpartition(".")[2]
-    root = folder / f"{name}{dimension}d"
-    write = WRITERS[name]
-    found = write(root, dimension, source.get("init_args", {}))
-    return {"class_path": source["class_path"], "init_args": found}
+def _source(source: Tree | str, dimension: int, folder: Path) -> Tree:
+    path, arguments = (
+        (source, {}) if isinstance(source, str) else (source.get("class_path", ""), source.get("init_args"))
+    )
+    name = path.rpartition(".")[2]
+    if name not in WRITERS:
+        raise InputError(f"A dry run makes data of the sources {', '.join(WRITERS)}, not of '{path}'.")
+    found = WRITERS[name](folder / f"{name}{dimension}d", dimension, arguments or {})
+    return {"class_path": path, "init_args": found}
 
 
 def _scan(number: int, dimension: int) -> tuple[np.ndarray, np.ndarray]:

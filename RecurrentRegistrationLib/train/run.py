@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import Any
 
 import yaml
 from jsonargparse import ArgumentError
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -32,7 +33,7 @@ __all__ = ["Work", "train"]
 # A configuration names classes; those that are imported go by their last name.
 NAMED = (ImagePairs, SyntheticPairs, saturation_recovery.SaturationRecovery)
 
-WEIGHTS, CHECKPOINT = "model.safetensors", "last.ckpt"
+WEIGHTS, CHECKPOINT, LOGS = "model.safetensors", "last.ckpt", "logs"
 ENGINE = {
     "max_epochs": -1,
     "check_val_every_n_epoch": None,
@@ -112,7 +113,8 @@ def _stage(work: Work, name: str, tree: configuration.Tree, output: Path) -> Pat
     cli = _parsed(tree, work, folder)
     trainer, last = cli.trainer, folder / CHECKPOINT
     try:
-        trainer.fit(cli.model, cli.datamodule, ckpt_path=str(last) if work.resume and last.exists() else None)
+        with _no_trace(trainer, folder / LOGS):
+            trainer.fit(cli.model, cli.datamodule, ckpt_path=str(last) if work.resume and last.exists() else None)
     except SystemExit:
         if trainer.interrupted:  # Lightning turns Ctrl-C into an exit
             raise KeyboardInterrupt from None
@@ -121,6 +123,21 @@ def _stage(work: Work, name: str, tree: configuration.Tree, output: Path) -> Pat
         weights.save(cli.model.method, finished, _description(cli, tree, work), half=cli.model.half_precision)
     trainer.strategy.barrier()
     return finished
+
+
+@contextlib.contextmanager
+def _no_trace(trainer: Trainer, logs: Path) -> Iterator[None]:
+    """Take away the logs of a training that fails before its first step, and the folders made for them."""
+    made = [path for path in (logs, *logs.parents) if not path.exists()]
+    try:
+        yield
+    except BaseException:
+        if made and trainer.global_step == 0:
+            shutil.rmtree(logs, ignore_errors=True)
+            with contextlib.suppress(OSError):  # from the first that holds something else
+                for path in made[1:]:
+                    path.rmdir()
+        raise
 
 
 def _parsed(tree: configuration.Tree, work: Work, folder: Path) -> Parser:
@@ -158,9 +175,7 @@ def _engine(work: Work, folder: Path) -> dict[str, Any]:
         "default_root_dir": str(folder),
         "plugins": [CompleteCheckpoints()],
         "callbacks": [StopOnNaN(folder), Cost(), last],
-        "logger": False
-        if work.dry
-        else [log(folder, name="", version="logs") for log in (TensorBoardLogger, CSVLogger)],
+        "logger": False if work.dry else [log(folder, name="", version=LOGS) for log in (TensorBoardLogger, CSVLogger)],
     }
 
 

@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from RecurrentRegistrationLib import spatial
+from RecurrentRegistrationLib.cli import run
+from RecurrentRegistrationLib.volume import Grid, Volume
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "Docs"
@@ -44,6 +46,22 @@ def test_files_that_a_page_names_exist(page):
     places = (ROOT, ROOT / "RecurrentRegistrationLib")
     missing = {name for name in named if not any((place / name).exists() for place in places)}
     assert not missing
+
+
+def test_example_of_a_benchmark_runs(tmp_path, monkeypatch, capsys):
+    page = (DOCS / "evaluation.md").read_text(encoding="utf-8")
+    line = re.search(r"recurrent-registration (benchmark .*)\n", page)[1]
+    (tmp_path / "manifest.yaml").write_text(re.search(r"```yaml\n(.*?)```", page, re.DOTALL)[1], encoding="utf-8")
+    rows, columns = torch.meshgrid(torch.arange(32.0), torch.arange(28.0), indexing="ij")
+    for name, shift in (("a", 0), ("b", 2)):
+        image = torch.exp(-((rows - 16 - shift) ** 2 + (columns - 14) ** 2) / 40)[None].numpy()
+        grid = Grid((28, 32), (1.5, 1.5), (0.0, 0.0), (1.0, 0.0, 0.0, 1.0))
+        Volume(image, grid).write(tmp_path / "scans" / f"{name}.nii.gz")
+        Volume((image > 0.5).astype("uint8"), grid).write(tmp_path / "scans" / f"{name}_labels.nii.gz")
+    monkeypatch.chdir(tmp_path)
+    assert run(line.split()) == 0, capsys.readouterr().err
+    assert run([*line.split(), "--methods", "few steps:steps=5"]) == 0, capsys.readouterr().err
+    assert (tmp_path / "results" / "knees" / "report.html").exists()
 
 
 def test_example_of_a_method_runs(tmp_path):

@@ -182,6 +182,12 @@ def test_commands_refuse_what_does_not_fit(images, output, tmp_path, capsys):
     fixed, moving, flat = images / "fixed.nrrd", images / "moving.nrrd", images / "fixed2d.nrrd"
     out = output / "out.nrrd"
     refused(["apply", flat, shift, "-r", fixed, "-o", out], capsys, output, "must agree")
+    flat_shift = tmp_path / "shift2d.tfm"
+    sitk.WriteTransform(sitk.TranslationTransform(2, (1, 2)), str(flat_shift))
+    refused(["apply", moving, shift, flat_shift, "-r", fixed, "-o", out], capsys, output, "2D and 3D")
+    refused(["apply", moving, flat_shift, "-r", flat, "-o", out], capsys, output, "must agree.*--slices")
+    refused(["apply", moving, shift, tmp_path / "no.h5", "-r", fixed, "-o", out], capsys, output, "no file.*no.h5")
+    refused(["apply", moving, "-r", fixed, "-o", out], capsys, output, "Missing argument.*TRANSFORM")
     refused(["apply", moving, tmp_path / "no.h5", "-r", fixed, "-o", out], capsys, output, "no file")
     refused(["apply", moving, text(tmp_path / "a.h5"), "-r", fixed, "-o", out], capsys, output, "transform")
     refused(["apply", moving, shift, "-r", fixed, "-o", output / "out.docx"], capsys, output, "ending|format")

@@ -42,7 +42,7 @@ def manifest(folder: Path, images: Path, *, pairs: int = 2, methods: dict | None
     tiny = {"command": f"{sys.executable} -S {folder / 'tiny.py'} {{fixed}} {{output}}"}
     content = {
         "name": "set",
-        "methods": methods or {"tiny": tiny},
+        "methods": {"tiny": tiny} if methods is None else methods,
         "fixed_labels": str(images / "labels2d.nrrd"),
         "moving_labels": str(images / "labels2d.nrrd"),
         "pairs": [
@@ -68,7 +68,7 @@ def test_one_command_gives_rows_tables_tests_figures_and_a_page(command, folder,
     file = manifest(folder, images, methods={"none": tiny, "ours": ours, "wrong": wrong}, motion=True)
     out, document = folder / "out", folder / "results.md"
     done = command("benchmark", file, "-o", out, "--document", document)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, done.stderr  # everything is written, and a method failed
     assert "p0: wrong: failed: exit status 3: no output" in done.stderr
     found = rows(folder)
     assert [(r["pair"], r["method"], r["status"]) for r in found] == [
@@ -140,6 +140,8 @@ def test_plan_tells_and_does_nothing(folder, images, capsys):
     [
         ({"methods": {"x": {"metod": "demons"}}}, "no option 'metod'"),
         ({"methods": ["greedy"]}, "give the folder of the peers"),
+        ({"methods": {"x": {"command": "tool", "steps": 3}}}, "no options"),
+        ({"methods": []}, "names no methods"),
         ({"accuracy": "beauty"}, "accuracy 'beauty'"),
         ({"fixd_mask": "a.nrrd"}, "unknown entries: fixd_mask"),
         ({"fixed_mask": "absent.nrrd"}, "does not exist"),
@@ -151,6 +153,35 @@ def test_a_wrong_manifest_is_refused_with_one_line(folder, images, capsys, entri
     assert message in told
     assert len(told.splitlines()) == 1
     assert not (folder / "out" / "set" / "rows.csv").exists()
+
+
+def test_only_takes_pairs_that_exist(folder, images, capsys):
+    line = ["benchmark", str(manifest(folder, images)), "-o", str(folder / "out"), "--plan", "--only"]
+    assert run([*line, "p1"]) == 0
+    assert capsys.readouterr().out == "set: 1 of 1 registrations to make\n"
+    assert run([*line, "p1,nopair"]) == 2
+    assert capsys.readouterr().err == "error: There is no pair 'nopair'; there are p0, p1.\n"
+
+
+def test_only_leaves_out_manifests_without_the_pair(folder, images, capsys):
+    one = manifest(folder, images, pairs=1)
+    other = one.rename(folder / "other.yaml")
+    two = manifest(folder, images, pairs=2, name="two")
+    assert run(["benchmark", str(other), str(two), "-o", str(folder / "out"), "--plan", "--only", "p1"]) == 0
+    assert capsys.readouterr().out == "two: 1 of 1 registrations to make\n"
+
+
+def test_an_unknown_method_is_refused_with_what_there_is(folder, images, capsys):
+    line = ["benchmark", str(manifest(folder, images)), "-o", str(folder / "out"), "--methods", "refin"]
+    assert run(line) == 2
+    told = capsys.readouterr().err
+    assert "no method 'refin': there are tiny, ours, affine-opt," in told
+    assert "give the folder of the peers' adapters" in told
+    peers = folder / "peers"
+    peers.mkdir()
+    (peers / "greedy.py").touch()
+    assert run([*line, "--peers", str(peers)]) == 2
+    assert capsys.readouterr().err.endswith("vsvf-opt, greedy.\n")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal")
@@ -175,7 +206,7 @@ def test_a_registration_that_takes_too_long_is_ended(folder, images, capsys):
     slow = {"command": f"{sys.executable} -S -c 'import time; time.sleep(60)'"}
     file = manifest(folder, images, pairs=1, methods={"slow": slow}, timeout=0.5)
     began = time.monotonic()
-    assert run(["benchmark", str(file), "-o", str(folder / "out")]) == 0
+    assert run(["benchmark", str(file), "-o", str(folder / "out")]) == 1
     assert time.monotonic() - began < 30
     assert "not finished after 0.5 s" in capsys.readouterr().err
     assert [row["status"] for row in rows(folder)] == ["failed"]

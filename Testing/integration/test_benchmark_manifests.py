@@ -90,6 +90,28 @@ def test_options_of_a_method_are_read_as_yaml():
         manifest.contender("greedy:metric")
 
 
+def test_named_methods_are_labels_then_ours_then_peers(data, tmp_path):
+    file = tmp_path / "m.yaml"
+    own = {
+        "no memory": {"method": "riir", "steps": 4},
+        "demons": {"method": "demons", "steps": 9},
+        "tool": "greedy:pad=4",
+    }
+    pairs = [{"name": "p", "fixed": "hippocampus/images/a.nrrd", "moving": "hippocampus/images/b.nrrd"}]
+    file.write_text(yaml.safe_dump({"name": "m", "pairs": pairs, "methods": own}), encoding="utf-8")
+    named = ["no memory", "demons:steps=2", "tool:metric=MI", "refine:steps=3", "ours:method=bspline", "greedy"]
+    found = manifest.read(file, data, methods=named)
+    assert [contender.label for contender in found.contenders] == named
+    assert [(contender.program, contender.options) for contender in found.contenders] == [
+        ("ours", {"method": "riir", "steps": 4}),
+        ("ours", {"method": "demons", "steps": 2}),
+        ("greedy", {"pad": 4, "metric": "MI"}),
+        ("ours", {"method": "refine", "steps": 3}),
+        ("ours", {"method": "bspline"}),
+        ("greedy", {}),
+    ]
+
+
 def test_labels_that_would_share_a_folder_are_refused(data, tmp_path):
     file = tmp_path / "m.yaml"
     pairs = [{"name": "p", "fixed": "hippocampus/images/a.nrrd", "moving": "hippocampus/images/b.nrrd"}]

@@ -135,6 +135,102 @@ def test_apply_warps_images_and_labels_both_ways(result, images, tmp_path):
     assert np.abs(back - original).mean() < 0.5 * np.abs(forth - original).mean()
 
 
+@pytest.fixture(scope="module")
+def transforms(tmp_path_factory) -> Path:
+    """A folder with a turn, a wave and a B-spline for the images in 3D, as other programs write them."""
+    folder = tmp_path_factory.mktemp("transforms")
+    sitk.WriteTransform(sitk.Euler3DTransform((0, 0, 0), 0.1, -0.2, 0.1, (3, -2, 1)), str(folder / "turn.tfm"))
+    physical = sitk.PhysicalPointSource(sitk.sitkVectorFloat64, [20, 20, 20], [-22, -22, -22], [2.3, 2.3, 2.3])
+    wave = sitk.Compose([2 * sitk.Sin(0.15 * sitk.VectorIndexSelectionCast(physical, n)) for n in (1, 2, 0)])
+    sitk.WriteTransform(sitk.DisplacementFieldTransform(wave), str(folder / "wave.h5"))
+    spline = sitk.BSplineTransformInitializer(sitk.Image([40, 42, 44], sitk.sitkUInt8), [4, 4, 4])
+    spline.SetTransformDomainOrigin((-20, -21, -22))
+    values = np.random.default_rng(0).uniform(-4, 4, len(spline.GetParameters()))
+    spline.SetParameters(values.tolist())
+    sitk.WriteTransform(spline, str(folder / "spline.tfm"))
+    return folder
+
+
+def chained(folder: Path, *names: str) -> sitk.CompositeTransform:
+    """SimpleITK's own composite, the first of which takes the points first."""
+    return sitk.CompositeTransform([sitk.ReadTransform(str(folder / name)) for name in reversed(names)])
+
+
+@pytest.mark.parametrize("names", [("turn.tfm", "wave.h5"), ("wave.h5", "turn.tfm"), ("wave.h5", "spline.tfm")])
+def test_apply_and_points_take_a_chain_in_the_order_of_the_points(names, transforms, images, tmp_path):
+    expected = chained(transforms, *names)
+    fixed, moving = (sitk.ReadImage(str(images / f"{name}.nrrd")) for name in ("fixed", "moving"))
+    line = [str(transforms / name) for name in names]
+    output = str(tmp_path / "warped.nrrd")
+    assert run(["apply", str(images / "moving.nrrd"), *line, "-r", str(images / "fixed.nrrd"), "-o", output]) == 0
+    found = sitk.GetArrayFromImage(sitk.ReadImage(output))
+    assert np.allclose(found, sitk.GetArrayFromImage(sitk.Resample(moving, fixed, expected)), atol=1e-2)
+
+    given = Points(np.random.default_rng(1).uniform(-14, 14, (50, 3)), tuple(map(str, range(50))))
+    write_points(given, tmp_path / "given.csv")
+    assert run(["points", str(tmp_path / "given.csv"), *line, "-o", str(tmp_path / "moved.csv")]) == 0
+    moved = read_points(tmp_path / "moved.csv").positions
+    assert np.allclose(moved, [expected.TransformPoint(p) for p in given.positions.tolist()], atol=1e-3)
+
+
+def test_inverted_a_chain_goes_all_the_way_back(transforms, images, tmp_path):
+    line = [str(transforms / name) for name in ("turn.tfm", "wave.h5")]
+    given = Points(np.random.default_rng(1).uniform(-10, 10, (50, 3)), tuple(map(str, range(50))))
+    write_points(given, tmp_path / "given.csv")
+    assert run(["points", str(tmp_path / "given.csv"), *line, "-o", str(tmp_path / "moved.csv")]) == 0
+    assert run(["points", str(tmp_path / "moved.csv"), *line, "-o", str(tmp_path / "back.csv"), "--invert"]) == 0
+    assert np.allclose(read_points(tmp_path / "back.csv").positions, given.positions, atol=0.01)
+
+    fixed, moving = images / "fixed.nrrd", images / "moving.nrrd"
+    there, back = str(tmp_path / "there.nrrd"), str(tmp_path / "back.nrrd")
+    assert run(["apply", str(moving), *line, "-r", str(fixed), "-o", there]) == 0
+    assert run(["apply", there, *line, "-r", str(moving), "-o", back, "--invert"]) == 0
+    inner = (0, *[slice(5, -5)] * 3)
+    original, there, back = (Volume.read(name).array[inner] for name in (moving, there, back))
+    assert np.abs(back - original).mean() < 0.3 * np.abs(there - original).mean()
+
+
+def test_a_bspline_of_another_program_is_applied_to_a_hair(transforms, images, tmp_path):
+    moving, fixed = (sitk.ReadImage(str(images / f"{name}.nrrd")) for name in ("moving", "fixed"))
+    line = [str(images / "moving.nrrd"), str(transforms / "spline.tfm"), "-r", str(images / "fixed.nrrd")]
+    assert run(["apply", *line, "-o", str(tmp_path / "out.nrrd")]) == 0
+    expected = sitk.Resample(moving, fixed, sitk.ReadTransform(str(transforms / "spline.tfm")))
+    found = sitk.ReadImage(str(tmp_path / "out.nrrd"))
+    assert np.allclose(sitk.GetArrayFromImage(found), sitk.GetArrayFromImage(expected), atol=1e-2)
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nrrd"])
+def test_apply_warps_every_volume_of_a_4d_image(ending, transforms, images, tmp_path):
+    moving, fixed = (sitk.ReadImage(str(images / f"{name}.nrrd")) for name in ("moving", "fixed"))
+    frames = [moving, moving + 5, 2 * moving]
+    given, output, transform = tmp_path / f"4d{ending}", tmp_path / f"warped{ending}", transforms / "wave.h5"
+    sitk.WriteImage(sitk.JoinSeries(frames, 0.5, 2.5), str(given))
+    line = ["apply", str(given), str(transform), "-r", str(images / "fixed.nrrd"), "-o", str(output)]
+    assert run([*line, "--background", "-3"]) == 0
+    found = sitk.ReadImage(str(output))
+    assert (found.GetOrigin()[3], found.GetSpacing()[3]) == (0.5, 2.5)
+    assert found.GetSize() == (*fixed.GetSize(), 3)
+    for frame, warped in zip(frames, Volume.read_sequence(output), strict=True):
+        expected = sitk.Resample(frame, fixed, sitk.ReadTransform(str(transform)), sitk.sitkLinear, -3.0)
+        assert np.allclose(warped.array[0], sitk.GetArrayFromImage(expected), atol=1e-2)
+    assert run(["apply", f"{given}#1", *line[2:]]) == 0
+    assert sitk.ReadImage(str(output)).GetSize() == fixed.GetSize()
+
+
+def test_apply_warps_the_slices_of_a_3d_image_as_frames_in_2d(images, tmp_path):
+    moving, fixed = (sitk.ReadImage(str(images / f"{name}2d.nrrd")) for name in ("moving", "fixed"))
+    frames = [moving, moving + 5, 2 * moving]
+    sitk.WriteImage(sitk.JoinSeries(frames, 10.0, 40.0), str(tmp_path / "cine.nrrd"))
+    shift = sitk.TranslationTransform(2, (2.0, -3.5))
+    sitk.WriteTransform(shift, str(tmp_path / "shift.tfm"))
+    line = ["apply", str(tmp_path / "cine.nrrd"), str(tmp_path / "shift.tfm"), "-r", str(images / "fixed2d.nrrd")]
+    assert run([*line, "--slices", "-o", str(tmp_path / "out.nrrd")]) == 0
+    found = sitk.ReadImage(str(tmp_path / "out.nrrd"))
+    assert (found.GetOrigin()[2], found.GetSpacing()[2]) == (10.0, 40.0)
+    expected = [sitk.GetArrayFromImage(sitk.Resample(frame, fixed, shift)) for frame in frames]
+    assert np.allclose(sitk.GetArrayFromImage(found), expected, atol=1e-3)
+
+
 def test_json_is_one_object_and_quiet_is_quiet(images, tmp_path, capsys):
     line = ["register", str(images / "fixed2d.nrrd"), str(images / "moving2d.nrrd"), "-o", str(tmp_path / "a"), *QUICK]
     assert run([*line, "--json"]) == 0
@@ -185,3 +281,32 @@ def test_help_and_version_end_well(capsys):
         assert "Usage" in capsys.readouterr().out
     assert run(["--version"]) == 0
     assert capsys.readouterr().out.strip()
+
+
+PAIR_2D = ("fixed2d.nrrd", "moving2d.nrrd")
+
+
+def test_the_linear_stage_alone_is_an_affine_file(images, tmp_path):
+    line = ["register", *(str(images / name) for name in PAIR_2D), "-o", str(tmp_path / "out"), "-q"]
+    assert run([*line, "--method", "none", "--linear", "rigid", "--initial", "none"]) == 0
+    transform = Transform.read(tmp_path / "out" / "transform.h5").simplified()
+    assert np.linalg.det(transform.parts[0].matrix) == pytest.approx(1, abs=1e-5)
+    assert run([*line, *QUICK, "--initial", str(tmp_path / "out" / "transform.h5")]) == 0
+
+
+def test_options_of_a_method(images, tmp_path, capsys):
+    line = ["register", *(str(images / name) for name in PAIR_2D), "-o", str(tmp_path / "out"), "-q", *QUICK[:4]]
+    assert run([*line, "--method-option", "scales=[1]", "--method-option", "iterations=[3]", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["steps"]) == 3
+    for option, words in (("scales", "is NAME=VALUE, not 'scales'"), ("colour=red", "these options")):
+        assert run([*line, "--method-option", option]) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_an_untrained_method_is_tried_out_only_when_asked(images, tmp_path, capsys):
+    line = ["register", *(str(images / name) for name in PAIR_2D), "-o", str(tmp_path / "out"), "--method", "lapirn"]
+    assert run([*line, *QUICK[:4], "-q"]) == 2
+    assert "'lapirn' has no weights here" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert run([*line, *QUICK[:4], "--untrained"]) == 0
+    assert "its output means nothing" in capsys.readouterr().err

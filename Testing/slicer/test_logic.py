@@ -334,6 +334,15 @@ def test_an_initial_transform_is_where_it_begins(logic):
     assert result.transformNode.GetParentTransformNode() is parent
 
 
+def test_the_linear_stage_alone_is_a_linear_transform(logic):
+    fixed, moving = pair()
+    result = logic.registerVolumes(fixed, moving, method="none", linear="rigid", initial="none", device="cpu")
+    assert result.transformNode.IsLinear()
+    assert result.report["method"] == "none"
+    shift = np.array(result.transformNode.GetTransformFromParent().TransformPoint(0, 0, 0))
+    assert np.abs(shift - (3, 0, 0)).max() < 0.7
+
+
 def test_a_registered_volume_can_be_registered_again(logic, scene):
     fixed, moving = pair()
     first = logic.registerVolumes(fixed, moving, **FEW)

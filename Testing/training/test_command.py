@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from safetensors.torch import load_file
 
 from RecurrentRegistrationLib import methods, zoo
@@ -64,6 +66,39 @@ def test_a_bad_configuration_is_one_line(
     assert lines[0].startswith("error: ")
     assert word in lines[0]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"name": "knees", "pairs": []}, "no settings 'model'"),
+        ({"model": {"method": "rcn"}}, "no settings 'data'"),
+        ({"model": {"method": "rcn"}, "data": "SyntheticPairs"}, "no settings 'data'"),
+        ({"model": {}, "data": {}, "trainer": 3}, "no settings 'trainer'"),
+        ({"model": {}, "data": {"class_path": "ImagePairs", "init_args": {"source": {"class_path": "Mine"}}}}, "Mine"),
+        ({"model": {}, "data": {"class_path": "ImagePairs", "init_args": {"source": "Mine"}}}, "Mine"),
+    ],
+)
+def test_a_dry_run_of_another_file_is_one_line(
+    content: dict[str, Any], words: str, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    file = tmp_path / "other.yaml"
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    assert run(["train", str(file), "--fast-dev-run"]) == 2
+    told = capfd.readouterr().err
+    assert told.startswith("error: ")
+    assert words in told
+    assert len(told.splitlines()) == 1
+
+
+def test_a_training_that_never_began_leaves_nothing(
+    write: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    source = {"class_path": "Folder", "init_args": {"images": str(tmp_path / "nowhere")}}
+    config = write(data={"class_path": "ImagePairs", "init_args": {"source": source}})
+    assert run(["train", str(config), "-o", str(tmp_path / "runs" / "out")]) == 2
+    assert "There is no folder" in capfd.readouterr().err
+    assert not (tmp_path / "runs").exists()
 
 
 def test_without_the_extra_packages_it_says_so(

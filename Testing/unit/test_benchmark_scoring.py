@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from RecurrentRegistrationLib import evaluation
 from RecurrentRegistrationLib.benchmark.manifest import Link, Pair, Region
 from RecurrentRegistrationLib.benchmark.ours import pair_of
 from RecurrentRegistrationLib.benchmark.scoring import Judge, chain, read_result
@@ -64,6 +65,23 @@ def test_the_true_mapping_scores_perfectly(shifted):
     assert found["folded_voxels"] == found["folded_in_labels"] == 0
     assert found["log_jacobian_deviation"] == pytest.approx(0, abs=1e-5)
     assert found["seen_percent"] > 60
+
+
+def test_a_label_of_one_map_only_counts_0_as_for_evaluate(shifted, tmp_path):
+    """The fixed map has a second label, which the moving one lacks."""
+    fixed, moving = Volume.read(shifted.fixed_labels), Volume.read(shifted.moving_labels)
+    both = np.where(moving.array > 0, 3, 0).astype(np.uint8)
+    more = fixed.array.copy()
+    more[:, :3] = 5
+    Volume(more, FIXED).write(tmp_path / "fixed.nrrd")
+    Volume(both, MOVING).write(tmp_path / "moving.nrrd")
+    labels = {"fixed_labels": tmp_path / "fixed.nrrd", "moving_labels": tmp_path / "moving.nrrd"}
+    found = Judge(dataclasses.replace(shifted, structures=None, **labels)).accuracy(translation(SHIFT))
+    volumes = [Volume.read(path) for path in labels.values()]
+    evaluated = evaluation.overlap_of_labels(translation(SHIFT), *volumes)
+    assert found["structures"].keys() == evaluated["labels"].keys() == {"3", "5"}
+    assert found["structures"]["5"]["dice"] == 0
+    assert found["dice"] == evaluated["mean"]["dice"] < 0.5
 
 
 def test_no_mapping_scores_the_shift(shifted):

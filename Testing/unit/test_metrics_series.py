@@ -34,6 +34,17 @@ def test_two_frames_of_known_correlation_by_hand():
     assert (found.first, found.second) == (pytest.approx(0.5), pytest.approx(1.5 + 2 * 0.5))
 
 
+def test_as_many_components_as_frames_leave_nothing_to_measure():
+    frames = np.random.default_rng(2).random((4, 6))
+    assert principal.principal_distances(frames, components=4).first is None
+    assert principal.principal_distances(frames[:3], components=4).first is None
+
+
+def test_the_first_distance_is_never_below_zero():
+    frame = np.random.default_rng(3).random(50)
+    assert principal.principal_distances(np.stack([frame] * 6), components=4).first >= 0
+
+
 def test_principal_distances_equal_numpys_correlation():
     frames = np.random.default_rng(1).random((6, 9, 8))
     mask = principal.central((9, 8))

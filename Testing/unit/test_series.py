@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from phantom import centred, head
 
 from RecurrentRegistrationLib import series
@@ -46,7 +47,9 @@ def test_every_frame_comes_to_the_template(registered, landmarks):
     assert [frame.number for frame in registered] == [0, 1, 2, 3]
     assert registered[0].transform.parts == ()
     report = series.evaluate(registered, landmarks=landmarks)
-    assert report["after"]["d_pca1"] <= report["before"]["d_pca1"]
+    assert report["after"]["d_pca1"] is report["before"]["d_pca1"] is None  # four frames are four components
+    fewer = series.evaluate(registered, components=2)
+    assert fewer["after"]["d_pca1"] < fewer["before"]["d_pca1"]
     assert report["after"]["d_pca2"] < report["before"]["d_pca2"]
     assert report["after"]["correlation"][0] == pytest.approx(1)
     assert min(report["after"]["correlation"]) > min(report["before"]["correlation"])
@@ -61,6 +64,8 @@ def test_frames_without_landmarks_are_left_out(registered, landmarks):
     assert list(series.evaluate(registered, landmarks=some)["landmarks_mm"]["after"]["frames"]) == [3]
     with pytest.raises(InputError, match="landmarks of the template, frame 0"):
         series.evaluate(registered, landmarks={1: landmarks[1]})
+    with pytest.raises(InputError, match="another frame"):
+        series.evaluate(registered, landmarks={0: landmarks[0]})
     with pytest.raises(InputError, match="same landmarks"):
         series.evaluate(registered, landmarks={0: landmarks[0], 1: Points(POSITIONS[:1], ("a",))})
 
@@ -83,7 +88,9 @@ def test_slices_keep_pixels_and_spacing():
     assert np.array_equal(found[3].array, array[:, 3])
 
 
-def test_command_writes_transforms_images_report_and_picture(frames, landmarks, tmp_path, capsys):
+@pytest.fixture
+def cine(frames, landmarks, tmp_path) -> list[str]:
+    """The command up to its options, on the frames as the slices of cine.nrrd, landmarks in points_{frame}.csv."""
     stack = Volume(
         np.stack([frame.array for frame in frames], axis=1),
         Grid((32, 36, 4), (*GRID.spacing, 50.0), (*GRID.origin, 0.0), (1, 0, 0, 0, 1, 0, 0, 0, 1)),
@@ -91,9 +98,13 @@ def test_command_writes_transforms_images_report_and_picture(frames, landmarks, 
     stack.write(tmp_path / "cine.nrrd")
     for number, points in landmarks.items():
         write_points(points, tmp_path / f"points_{number}.csv")
-    command = ["series", str(tmp_path / "cine.nrrd"), "--slices", "-o", str(tmp_path / "out"), "--template", "1"]
-    options = ["--method", "demons", "--landmarks", str(tmp_path / "points_{frame}.csv"), "--quiet"]
-    assert run([*command, *options]) == 0, capsys.readouterr().err
+    return ["series", str(tmp_path / "cine.nrrd"), "--slices", "-o", str(tmp_path / "out"), "--method", "demons"]
+
+
+def test_command_writes_transforms_images_report_and_picture(cine, tmp_path, capsys):
+    options = ["--template", "1", "--landmarks", str(tmp_path / "points_{frame}.csv"), "--quiet"]
+    assert run([*cine, *options]) == 0, capsys.readouterr().err
+    assert capsys.readouterr().out == ""
     report = json.loads((tmp_path / "out" / "series.json").read_text(encoding="utf-8"))
     assert report["template"] == 1
     assert report["landmarks_mm"]["before"]["mean"] == pytest.approx((4 + 7 + 1) / 3)
@@ -103,5 +114,68 @@ def test_command_writes_transforms_images_report_and_picture(frames, landmarks, 
         "series.json",
         "series.png",
         *(f"transforms/frame_00{n}.h5" for n in (0, 2, 3)),
+        "warped.nrrd",
         *(f"warped/frame_00{n}.nrrd" for n in range(4)),
     ]
+    warped, given = (Volume.read(path) for path in (tmp_path / "out" / "warped.nrrd", tmp_path / "cine.nrrd"))
+    assert warped.grid == given.grid  # also the time between frames
+    for n in range(4):
+        frame = Volume.read(tmp_path / "out" / "warped" / f"frame_00{n}.nrrd")
+        assert np.array_equal(warped.array[:, n], frame.array)
+
+
+def test_command_takes_the_options_of_register(cine, tmp_path, capsys):
+    Volume(np.ones((1, *GRID.shape), np.uint8), GRID).write(tmp_path / "mask.nrrd")
+    options = ["--refine", "2", "--spacing", "5", "--similarity", "mse", "--threads", "1", "--steps", "3"]
+    assert run([*cine, *options, "--mask", str(tmp_path / "mask.nrrd"), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["folder"] == str(tmp_path / "out")
+    assert report["frames"] == 4
+
+
+def test_command_prints_only_what_can_be_measured(cine, tmp_path, capsys):
+    assert run([*cine, "--steps", "3"]) == 0
+    told = capsys.readouterr().out
+    assert "D_PCA2" in told
+    assert "D_PCA1" not in told
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("points_1.csv", "{frame}"),
+        ("points_{idx}.csv", "{frame}"),
+        ("points_{}.csv", "{frame}"),
+        ("points_{frame.csv", "{frame}"),
+        ("points_{frame[0]}.csv", "{frame}"),
+        ("points_{frame:q}.csv", "{frame}"),
+        ("dots_{frame}.csv", "No file matches"),
+        ("points_{frame:02d}.csv", "No file matches"),
+    ],
+)
+def test_wrong_patterns_of_landmarks_are_refused_before_any_work(cine, tmp_path, capsys, pattern, message):
+    assert run([*cine, "--quiet", "--landmarks", str(tmp_path / pattern)]) == 2
+    told = capsys.readouterr().err
+    assert message in told
+    assert len(told.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_landmarks_of_the_template_are_refused_before_any_work(cine, tmp_path, capsys):
+    (tmp_path / "points_0.csv").unlink()
+    assert run([*cine, "--quiet", "--landmarks", str(tmp_path / "points_{frame}.csv")]) == 2
+    assert "template, frame 0" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_frames_of_a_4d_image_keep_their_time(frames, tmp_path, capsys):
+    solid = [
+        Volume(np.repeat(frame.array[:, None], 12, axis=1), Grid.regular((12, *GRID.shape), 2.0)) for frame in frames
+    ]
+    image = sitk.JoinSeries([frame.to_sitk() for frame in solid], 0.0, 50.0)
+    sitk.WriteImage(image, str(tmp_path / "breath.nrrd"))
+    command = ["series", str(tmp_path / "breath.nrrd"), "-o", str(tmp_path / "out"), "--method", "demons"]
+    assert run([*command, "--steps", "2", "--quiet"]) == 0, capsys.readouterr().err
+    warped = sitk.ReadImage(str(tmp_path / "out" / "warped.nrrd"))
+    assert warped.GetSize() == image.GetSize()
+    assert warped.GetSpacing() == image.GetSpacing()

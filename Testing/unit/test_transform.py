@@ -10,7 +10,7 @@ from geometry import GRIDS, placed, random_points, smooth_field, smooth_image, v
 
 from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.errors import InputError
-from RecurrentRegistrationLib.transform import Affine, DisplacementField, Transform
+from RecurrentRegistrationLib.transform import Affine, BSpline, DisplacementField, Transform
 from RecurrentRegistrationLib.volume import Grid, Volume, resample
 
 MILLIMETRES = 1e-3
@@ -28,6 +28,16 @@ def small_affine(grid: Grid) -> Affine:
 def chain(fixed: Grid, moving: Grid) -> Transform:
     """Affine, field, affine, field: what a registration may leave behind."""
     return Transform((small_affine(fixed), smooth_field(fixed), small_affine(fixed).inverse(), smooth_field(moving)))
+
+
+def spline(grid: Grid, order: int = 3, millimetres: float = 4.0) -> sitk.BSplineTransform:
+    """A B-spline over about the middle of a lattice, as other programs leave it behind."""
+    inner = placed(sitk.GetImageFromArray(np.zeros([n - 3 for n in grid.shape])), grid)
+    inner.SetOrigin(grid.physical([1.4] * grid.dimension).tolist())
+    transform = sitk.BSplineTransformInitializer(inner, [3, 4, 2][: grid.dimension], order)
+    generator = np.random.default_rng(order)
+    transform.SetParameters(generator.uniform(-millimetres, millimetres, len(transform.GetParameters())).tolist())
+    return transform
 
 
 def by_sitk(transform: sitk.Transform, points: np.ndarray) -> np.ndarray:
@@ -83,6 +93,16 @@ class TestPoints:
         shift, scale = np.eye(4), np.diag([2.0, 2, 2, 1])
         shift[0, 3] = 1
         assert np.allclose(Transform((Affine(shift), Affine(scale))).map_points([[1, 0, 0]]), [[4, 0, 0]])
+
+    def test_chained_the_first_acts_first_as_the_last_of_a_composite_does(self, grids):
+        fixed, moving = grids
+        transforms = [Transform((small_affine(fixed), smooth_field(fixed))), Transform((smooth_field(moving),))]
+        composite = sitk.CompositeTransform([each.to_sitk() for each in reversed(transforms)])
+        points = random_points(fixed, margin=-1)
+        chained = Transform.chained(transforms)
+        assert np.allclose(chained.map_points(points), by_sitk(composite, points), atol=MILLIMETRES)
+        assert np.allclose(by_sitk(chained.to_sitk(), points), by_sitk(composite, points), atol=MILLIMETRES)
+        assert Transform.chained([Transform((), 2)]).dimension == 2
 
     def test_no_part_is_the_identity(self):
         points = np.arange(6.0).reshape(-1, 3)
@@ -225,11 +245,16 @@ class TestFiles:
         points = random_points(GRIDS["regular"])
         assert np.allclose(Transform.from_sitk(outer).map_points(points), by_sitk(outer, points), atol=1e-6)
 
-    def test_bspline_is_refused_by_name(self, tmp_path):
-        bspline = sitk.BSplineTransformInitializer(smooth_image(GRIDS["regular"]), [3, 3, 3])
-        sitk.WriteTransform(bspline, str(tmp_path / "b.h5"))
-        with pytest.raises(InputError, match=r"BSpline.*displacement field"):
-            Transform.read(tmp_path / "b.h5")
+    @pytest.mark.parametrize("kind", ["GaussianExponentialDiffeomorphicTransform", "ThinPlateSplineKernelTransform"])
+    def test_other_kinds_are_refused_with_a_way_out(self, kind, tmp_path):
+        lattice = " ".join(map(str, [4, 4, 4, 0, 0, 0, 1, 1, 1, *np.eye(3, dtype=int).ravel()]))
+        (tmp_path / "t.tfm").write_text(
+            f"#Insight Transform File V1.0\n#Transform 0\nTransform: {kind}_double_3_3\n"
+            f"Parameters: {'0.5 ' * 192}\nFixedParameters: {lattice}\n",
+            encoding="utf-8",
+        )
+        with pytest.raises(InputError, match=r"t\.tfm cannot be read.*B-splines.*displacement image.*Slicer"):
+            Transform.read(tmp_path / "t.tfm")
 
     def test_bad_files_are_refused(self, tmp_path):
         with pytest.raises(InputError, match="no file"):
@@ -248,6 +273,57 @@ class TestFiles:
         with pytest.raises(InputError, match="no lattice"):
             Transform((small_affine(GRIDS["regular"]),)).write(tmp_path / "t.nrrd")
         assert not list(tmp_path.iterdir())
+
+
+class TestBSpline:
+    @pytest.mark.parametrize("order", [1, 2, 3])
+    def test_maps_as_itk_inside_and_outside_its_domain(self, grid, order):
+        points = random_points(grid, margin=-2)
+        itk = spline(grid, order)
+        ours = Transform.from_sitk(itk)
+        expected = by_sitk(itk, points)
+        assert [type(part) for part in ours.parts] == [BSpline]
+        assert np.allclose(ours.map_points(points), expected, atol=MILLIMETRES)
+        assert np.allclose(by_sitk(ours.to_sitk(), points), expected, atol=MILLIMETRES)
+        assert 0 < (expected == points).all(axis=1).sum() < len(points)
+
+    @pytest.mark.parametrize("ending", [".h5", ".tfm"])
+    def test_compositions_are_read_and_written(self, grids, ending, tmp_path):
+        fixed, moving = grids
+        parts = [small_affine(fixed).to_sitk(), spline(moving), smooth_field(fixed).to_sitk()]
+        composite = sitk.CompositeTransform(parts)
+        sitk.WriteTransform(composite, str(tmp_path / f"theirs{ending}"))
+        read, points = Transform.read(tmp_path / f"theirs{ending}"), random_points(fixed, margin=-1)
+        assert np.allclose(read.map_points(points), by_sitk(composite, points), atol=MILLIMETRES)
+        read.write(tmp_path / f"ours{ending}")
+        again = sitk.ReadTransform(str(tmp_path / f"ours{ending}"))
+        assert np.allclose(by_sitk(again, points), by_sitk(composite, points), atol=MILLIMETRES)
+
+    def test_its_displacement_on_a_lattice_is_that_of_itk(self, grids):
+        fixed, moving = grids
+        itk = sitk.CompositeTransform([small_affine(fixed).to_sitk(), spline(moving)])
+        expected = sitk.GetArrayFromImage(
+            sitk.TransformToDisplacementField(
+                itk, sitk.sitkVectorFloat64, fixed.size, fixed.origin, fixed.spacing, fixed.direction
+            )
+        )
+        found = Transform.from_sitk(itk).displacement_on(fixed).millimetres()[0].movedim(0, -1)
+        assert np.allclose(found, expected, atol=MILLIMETRES)
+
+    def test_points_come_home(self, grid):
+        transform = Transform((small_affine(grid), *Transform.from_sitk(spline(grid, millimetres=1.0)).parts))
+        points = small_affine(grid).inverse().map_points(random_points(grid, margin=2.6))
+        back = transform.inverse().map_points(transform.map_points(points))
+        assert np.linalg.norm(back - points, axis=1).max() < 0.02
+
+    def test_a_fine_mesh_is_inverted_on_a_lattice_that_fits_into_memory(self):
+        coefficients = DisplacementField.zero(Grid.regular((403, 303), 0.5))
+        (inverse,) = Transform((BSpline(coefficients, 3),)).inverse().parts
+        assert inverse.grid.size == (601, 801)
+
+    def test_has_no_lattice_to_be_written_on(self, tmp_path):
+        with pytest.raises(InputError, match="no lattice"):
+            Transform.from_sitk(spline(GRIDS["regular"])).write(tmp_path / "u.nrrd")
 
 
 class TestInverse:

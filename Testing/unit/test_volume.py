@@ -202,6 +202,13 @@ class TestFrames:
         whole_numbers(GRIDS["regular"]).write(tmp_path / "a.nrrd")
         assert len(Volume.read_sequence(tmp_path / "a.nrrd")) == 1
 
+    def test_a_sequence_of_colours_is_refused(self, tmp_path):
+        sitk.WriteImage(
+            sitk.JoinSeries([sitk.Image([4, 4, 4], sitk.sitkVectorUInt8, 3)] * 2), str(tmp_path / "rgb.nrrd")
+        )
+        with pytest.raises(InputError, match="3 values a voxel"):
+            Volume.read_sequence(tmp_path / "rgb.nrrd")
+
     def test_a_single_frame_needs_no_number(self, tmp_path):
         volume = whole_numbers(GRIDS["regular"])
         sitk.WriteImage(sitk.JoinSeries([volume.to_sitk()]), str(tmp_path / "a.mha"))
@@ -264,10 +271,12 @@ class TestDicom:
         (uid,) = [u for u in found if u.startswith(self.UID[:-1] + "2")]
         assert np.array_equal(Volume.read(f"{tmp_path / 'scan'}#{uid}").array[0], second)
 
-    def test_a_folder_without_is_refused(self, tmp_path):
+    def test_a_folder_without_is_refused(self, tmp_path, capfd):
         (tmp_path / "note.txt").write_text("no image", encoding="utf-8")
         with pytest.raises(InputError, match="no DICOM series"):
             Volume.read(tmp_path)
+        assert capfd.readouterr() == ("", "")  # the error says it all
+        assert sitk.ProcessObject.GetGlobalWarningDisplay()
 
     def test_a_damaged_series_is_refused(self, tmp_path):
         write_dicom(tmp_path / "scan", GRIDS["anisotropic"], self.UID)
