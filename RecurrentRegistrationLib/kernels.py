@@ -155,7 +155,7 @@ if numba is not None:
     # No NaN/Inf assumptions: a displacement may hold them, and must then read outside the image, not outside memory.
     _fast = {"contract", "reassoc", "nsz", "arcp", "afn"}
     kernel = njit(parallel=True, fastmath=_fast, cache=True, error_model="numpy")
-    inline = njit(fastmath=_fast, cache=True, error_model="numpy", forceinline=True)
+    inline = njit(fastmath=_fast, error_model="numpy", forceinline=True)  # kept on disk within the kernels
 
     @inline
     def corner(z, y, x, Z, Y, X):
