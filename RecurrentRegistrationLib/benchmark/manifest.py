@@ -281,14 +281,22 @@ def _pair(entry: dict[str, Any], data: Path, manifest: Path, check: bool) -> Pai
     def chain(links: list[dict[str, Any]]) -> tuple[Link, ...]:
         return tuple(Link(located(link["file"]), link.get("inverse", False)) for link in links)
 
-    values: dict[str, Any] = dict(entry)
-    for key, value in entry.items():
+    def understood(key: str, value: Any) -> Any:
         if key == "reference":
-            values[key] = chain(value)
-        elif key == "region":
-            values[key] = Region(located(value["file"]), chain(value.get("through", [])))
-        elif key == "structures":
-            values[key] = {k: tuple(v) if isinstance(v, list) else (v, v) for k, v in value.items()}
-        elif key not in PLAIN:
-            values[key] = located(value)
+            return chain(value)
+        if key == "region":
+            region: dict[str, Any] = {"file": value} if isinstance(value, str) else value
+            return Region(located(region["file"]), chain(region.get("through", [])))
+        if key == "structures":
+            return {k: tuple(v) if isinstance(v, list) else (v, v) for k, v in value.items()}
+        return value if key in PLAIN else located(value)
+
+    values = {}
+    for key, value in entry.items():
+        try:
+            values[key] = understood(key, value)
+        except (TypeError, KeyError, AttributeError) as error:
+            raise InputError(
+                f"{manifest}: '{key}' of the pair '{entry['name']}' is not understood: {value}."
+            ) from error
     return Pair(**values)

@@ -120,3 +120,15 @@ def test_labels_that_would_share_a_folder_are_refused(data, tmp_path):
     )
     with pytest.raises(InputError, match="folder of the method 'a_b' twice"):
         manifest.read(file, data)
+
+
+def test_entries_of_a_pair_are_taken_plainly_or_refused_in_one_sentence(data, tmp_path):
+    (data / "x.nrrd").touch()
+    file = tmp_path / "plain.yaml"
+    pair = "name: plain\nmethods: [refine]\npairs: [{name: p, fixed: x.nrrd, moving: x.nrrd, "
+    file.write_text(pair + "region: x.nrrd}]", encoding="utf-8")
+    assert manifest.read(file, data).pairs[0].region.file == data / "x.nrrd"
+    for entry in ("region: {through: []}", "reference: x.nrrd", "structures: 3", "fixed_mask: [x.nrrd]"):
+        file.write_text(f"{pair}{entry}}}]", encoding="utf-8")
+        with pytest.raises(InputError, match=f"'{entry.partition(':')[0]}' of the pair 'p' is not understood"):
+            manifest.read(file, data)
