@@ -167,8 +167,7 @@ class RecurrentRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         volumes = [node for node in volumes if node.GetClassName() == "vtkMRMLScalarVolumeNode"]
         if parameters.fixedVolume is None and parameters.movingVolume is None and len(volumes) == 2:
             parameters.fixedVolume, parameters.movingVolume = volumes
-        if self.logic.run is None and self.logic.runs():
-            self.logic.adopt(self.logic.runs()[-1])
+        self.logic.adoptLatest()
         self.update()
 
     def setParameterNode(self, parameters):

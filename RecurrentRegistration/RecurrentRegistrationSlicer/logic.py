@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import slicer
 
-from RecurrentRegistrationSlicer import checks, display, results, series, volumes
+from RecurrentRegistrationSlicer import checks, display, results, sampling, series, volumes
 from RecurrentRegistrationSlicer.errors import FAILURES, RegistrationError, sentence
 from RecurrentRegistrationSlicer.found import Found, Kept, Written
 from RecurrentRegistrationSlicer.frame import FLIP, Frame, parentTransform, toWorld, worldMatrix
@@ -37,6 +37,7 @@ from RecurrentRegistrationSlicer.transforms import setReferences
 __all__ = ["Outputs", "RegistrationError", "RegistrationLogic", "Result", "Run", "SequenceResult", "Settings"]
 
 Event = dict[str, Any]
+STOPPED = "The registration was stopped before its end."
 PREFIX = "RecurrentRegistration-"  # of folders with temporary files
 OLD = 86_400  # seconds after which a folder of temporary files belongs to nobody any more
 PAUSE = 0.01  # seconds between two looks at the worker while a script waits
@@ -73,6 +74,7 @@ class RegistrationLogic:
         self._began = 0.0
         self._folder: Path | None = None
         self._count = 0
+        self._stopped = False  # whether a sequence is to register no more frames
         self._observer = SceneObserver(self._onSceneChanged, self._onSceneClosing)
 
     # ---- the process
@@ -80,13 +82,14 @@ class RegistrationLogic:
     @property
     def busy(self) -> bool:
         """Whether the worker works for a run, or estimates one."""
-        return any(command != "forget" for number, command in self._worker.pending.items() if number in self._served)
+        return any(served.command != "forget" for served in self._open())
 
     def startWorker(self) -> None:
         """Start the process in advance: it takes seconds to be ready. Raises RegistrationError if it cannot start."""
         if not self._worker.isRunning:
             self.pump()
             self._worker.start()
+            self._lose()
             self._worker.send("methods")
             self._tell("worker", state="starting", text="")
 
@@ -158,10 +161,10 @@ class RegistrationLogic:
                 self.acceptStep(**outputs)
                 self.wait()
         finally:
-            if run.result is None:
-                self.revert()
+            if run.result is None and run.state != "cancelled":  # then it is gone, and another one may be the current
+                self._takeBack(run)
         if run.result is None:
-            raise RegistrationError(run.error or "The registration was stopped before its end.")
+            raise RegistrationError(run.error or STOPPED)
         return run.result
 
     def registerPairs(self, pairs: Iterable[tuple[Any, Any]], **settings: Any) -> list[Result | RegistrationError]:
@@ -190,6 +193,7 @@ class RegistrationLogic:
             raise RegistrationError("Masks, landmarks and transforms are for pairs: leave them out for a sequence.")
         series.frames(sequenceNode, fixedFrame)
         self._makeRoom()
+        self._stopped = False
         return series.register(sequenceNode, fixedFrame, chosen.options(), self._newFolder(), self._ask, self._tell)
 
     def estimate(self, fixedVolumeNode: Any, movingVolumeNode: Any, **settings: Any) -> None:
@@ -199,8 +203,7 @@ class RegistrationLogic:
         if text is not None:
             self._tell("problem", text=text)
             return
-        folder = self._newFolder()
-        frame = Frame.of(fixedVolumeNode, movingVolumeNode)
+        frame, folder = Frame.of(fixedVolumeNode, movingVolumeNode), self._newFolder()
         files = _written(fixedVolumeNode, movingVolumeNode, Settings(**chosen), frame, folder)
 
         def take(event: Event) -> None:
@@ -233,6 +236,7 @@ class RegistrationLogic:
 
     def stop(self) -> None:
         """Make no more steps, and register no more frames; what is finished stays."""
+        self._stopped = True
         if self.busy:
             self._worker.cancel()
 
@@ -279,15 +283,20 @@ class RegistrationLogic:
         """
         _checkStep(index)
         wanted = Outputs(**outputs)
+        self._hear()
         run = self.run
         if run is not None:
             _checkUnchanged(run)
+            _checkBackground(run, wanted.background)
             run.error = ""
         if run is not None and run.canAccept and not run.canContinue and not self.busy:
+            if wanted.interpolation not in sampling.INTERPOLATORS:
+                raise RegistrationError(f"There is no interpolation '{wanted.interpolation}'.")
             run.steps.select(run.keptSteps[-1] if index is None else index)
             self._load(run, Kept(run), wanted)
             return
         run = self._continuable()
+        _checkFixed(run)
         folder = run.folder / "result"
         options = {"interpolation": wanted.interpolation, "background": wanted.background, "inverse": wanted.inverse}
         step = None if index is None or index >= run.made else index
@@ -302,6 +311,7 @@ class RegistrationLogic:
                 self._onRunEvent(run, event)
 
         self._request(take, "result", run, folder=str(folder), step=step, **options)
+        run.phase = "write"  # the worker tells of a phase only where it was in another one
 
     def revert(self) -> None:
         """Take back the current run: its nodes go, the moving volume and the views are as they were before."""
@@ -310,7 +320,7 @@ class RegistrationLogic:
 
     def runs(self) -> list[Run]:
         """The runs in the scene, the oldest first; those of a saved scene can be looked at, not continued."""
-        return [self._known.get(run.node.GetID(), run) for run in Run.all()]
+        return [self._known.get(node.GetID()) or Run(node) for node in Run.nodes()]
 
     def adopt(self, run: Run) -> None:
         """Make one of `runs()` the current one; where its moving volume is shown deformed, it is by this run.
@@ -321,27 +331,34 @@ class RegistrationLogic:
         if self.busy:
             raise RegistrationError("A registration is under way: stop it first.")
         self.run = run = self._known.setdefault(run.node.GetID(), run)
-        if display.isWarped(run) and not results.isOurs(run, run.movingNode.GetParentTransformNode()):
-            shown = self._warping(run)
-            if shown is not None:
-                run.movingNode.SetAndObserveTransformNodeID(shown.GetID())
+        if _isDeformedByAnother(run):
+            changed = not volumes.isUnchanged(run.movingNode, run.kept("moving"))  # hardened, it would move twice
+            shown = parentTransform(run.movingNode) if changed else self._warping(run)
+            if changed or shown is not None:
+                run.movingNode.SetAndObserveTransformNodeID(shown.GetID() if shown is not None else None)
+
+    def adoptLatest(self) -> None:
+        """Where there is no current run, make the last one it that leaves the scene as it is, or else the last."""
+        if self.run is not None or self.busy:
+            return
+        runs = self.runs()
+        if runs:
+            self.adopt(([run for run in runs if not _isDeformedByAnother(run)] or runs)[-1])
 
     # ---- how a run goes
 
     def _begin(self, fixedNode: Any, movingNode: Any, settings: Settings) -> Run:
         self._checkIdle()
+        self.startWorker()  # first: where it cannot be started, nothing is touched
         frame, folder = Frame.of(fixedNode, movingNode), self._newFolder()
-        try:
-            files = _written(fixedNode, movingNode, settings, frame, folder)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
+        files = _written(fixedNode, movingNode, settings, frame, folder)
         self._makeRoom()
         with self._observer.paused():
             run = Run.create(fixedNode, movingNode, settings, frame, folder)
         self._known[run.node.GetID()] = self._held = run
         run.keep("basis", frame.into(toWorld(movingNode)).tolist())
         run.keep("moving", volumes.fingerprint(movingNode))
+        run.keep("fixed", volumes.place(fixedNode))
         run.keep("longest", settings.stepsLongest)
         run.keep("views", display.views())
         self.run, self.followSteps, run.state = run, True, "starting"
@@ -355,6 +372,9 @@ class RegistrationLogic:
         """Turn what was found into nodes."""
         run.phase = ""
         try:
+            _checkUnchanged(run)  # it may have taken a while to be written
+            if isinstance(found, Written):
+                _checkFixed(run)
             with self._observer.paused():
                 run.result = results.load(run, found, wanted)
         except FAILURES as error:
@@ -364,6 +384,7 @@ class RegistrationLogic:
             self._tell("result", run=run, result=run.result)
 
     def _checkIdle(self) -> None:
+        self._hear()
         if self.busy:
             raise RegistrationError("A registration is under way: stop it first.")
 
@@ -378,11 +399,13 @@ class RegistrationLogic:
 
     def _takeBack(self, run: Run) -> None:
         """Take a run and all its nodes away."""
+        current = self.run is run
         self._forget(run)
         changed = run.movingNode is not None and not volumes.isUnchanged(run.movingNode, run.kept("moving"))
         with self._observer.paused():
             results.remove(run)
-            display.restore(run.kept("views"))
+            if current:  # else the views show something else by now
+                display.restore(run.kept("views"))
             slicer.mrmlScene.RemoveNode(run.node)
         self._tell("reverted", run=run, changed=changed)
 
@@ -406,9 +429,23 @@ class RegistrationLogic:
 
     def _isAsked(self, run: Run, *commands: str) -> bool:
         """Whether the worker has yet to answer a request for a run."""
+        return any(each.run is run and (not commands or each.command in commands) for each in self._open())
+
+    def _open(self) -> list[_Served]:
+        """Requests that have not ended, or whose end was told and waits to be taken."""
         pending = self._worker.pending
-        mine = [pending.get(number) for number, served in self._served.items() if served.run is run]
-        return any(command is not None and (not commands or command in commands) for command in mine)
+        return [served for number, served in self._served.items() if self._waiting or number in pending]
+
+    def _hear(self) -> None:
+        """Learn that the worker has died, where nobody has pumped since."""
+        if not self._worker.isRunning:
+            self.pump()
+
+    def _lose(self) -> None:
+        """The process has gone that held a run."""
+        if self._held is not None:
+            self._held.canContinue = False
+        self._held = None
 
     def _goOn(self, command: str, count: int, step: int | None) -> None:
         run = self._continuable()
@@ -417,6 +454,8 @@ class RegistrationLogic:
             raise RegistrationError("The number of steps must be 1 or more.")
         _checkStep(step)
         if step is not None and step < run.made:
+            if step not in run.keptSteps:
+                raise RegistrationError(f"Step {step} was not kept: choose one of those that can be shown.")
             self._request(lambda event: self._onRunEvent(run, event), "accept", run, step=step)
             run.steps.forgetAfter(step)
             run.progress.forgetAfter(step)
@@ -424,9 +463,12 @@ class RegistrationLogic:
         self._began = time.monotonic() - run.elapsed
         take = lambda event: self._onRunEvent(run, event)  # noqa: E731
         self._request(take, command, run, count=count, display=self._displays(run))
+        run.phase = "refine" if command == "refine" else "deform"  # told by the worker only where it was in another one
 
     def _warping(self, run: Run) -> Any:
         """What shows the selected step: the result where it was accepted, which is finer."""
+        if run.referred("stepTransform") is None and run.stepTransformNode is not None:  # deleted, and made anew
+            self._place(run, run.steps)
         accepted = run.result is not None and run.result.step == run.selectedStep
         return (run.referred("result") if accepted else None) or run.stepTransformNode
 
@@ -457,7 +499,7 @@ class RegistrationLogic:
             run.phase, run.canContinue = "", run.made > 0
         elif kind in ("error", "ended"):
             run.state, run.phase, run.error = "failed", "", event["text"]
-            run.canContinue = kind == "error" and run.made > 0
+            run.canContinue = kind == "error" and self._held is run and run.made > 0
             kind = "error"
         self._tell(kind, run=run, **extra)
 
@@ -485,19 +527,19 @@ class RegistrationLogic:
                 run.refer("sequence", steps.sequenceNode)
                 run.refer("browser", steps.browserNode)
             steps.add(event["index"], event["display"], run.frame, np.array(run.kept("basis")))
-            if run.stepTransformNode is None:
-                self._preview(run, steps)
+            if run.referred("stepTransform") is None:
+                self._place(run, steps)
+                run.movingNode.SetAndObserveTransformNodeID(run.stepTransformNode.GetID())
         if self.followSteps and not any(later["event"] == "step" and later["display"] for later in self._waiting):
             self._select(run, event["index"])
 
-    def _preview(self, run: Run, steps: Steps) -> None:
-        """Put the moving volume under the selected step."""
+    def _place(self, run: Run, steps: Steps) -> None:
+        """Put what shows the selected step between the moving volume and its own parent."""
         node = steps.transformNode
         parent = parentTransform(run.movingNode)
         node.SetAndObserveTransformNodeID(parent.GetID() if parent is not None else None)
         setReferences(node, run.fixedNode, run.movingNode)
         run.refer("stepTransform", node)
-        run.movingNode.SetAndObserveTransformNodeID(node.GetID())
 
     def _select(self, run: Run, index: int) -> None:
         run.steps.select(index)
@@ -512,10 +554,12 @@ class RegistrationLogic:
 
     def _request(self, take: Callable[[Event], None], command: str, run: Run | None = None, **fields: Any) -> None:
         self.startWorker()
-        self._served[self._worker.send(command, **fields)] = _Served(take, run)
+        self._served[self._worker.send(command, **fields)] = _Served(take, run, command)
 
     def _ask(self, command: str, **fields: Any) -> Event:
         """Send a request and wait for its end. Raises RegistrationError where it fails."""
+        if self._stopped:
+            raise RegistrationError(STOPPED)
         ends: list[Event] = []
         self._request(
             lambda event: ends.append(event) if event["event"] in (*ENDS, "ended") else None, command, None, **fields
@@ -523,7 +567,7 @@ class RegistrationLogic:
         self.wait()
         if not ends or ends[-1]["event"] != "done":
             text = ends[-1].get("text") if ends else None
-            raise RegistrationError(text or "The registration was stopped before its end.")
+            raise RegistrationError(text or STOPPED)
         return ends[-1]
 
     def _take(self, event: Event) -> None:
@@ -532,9 +576,7 @@ class RegistrationLogic:
             served, self._served = self._served, {}
             for each in served.values():
                 each.take(event)
-            if self._held is not None:
-                self._held.canContinue = False
-            self._held = None
+            self._lose()
             self._tell("worker", state="ended", text=event["text"])
         elif command in ("hello", "methods") and kind == "cancelled":  # with whatever it waited for
             self._worker.send(command)
@@ -549,10 +591,10 @@ class RegistrationLogic:
             self._tell("log", text=event["text"])
         else:
             served = self._served.get(event.get("id"))
-            if served is not None:
-                served.take(event)
             if command is not None:
                 self._served.pop(event.get("id"), None)
+            if served is not None:
+                served.take(event)
 
     def _tell(self, event: str, **fields: Any) -> None:
         for listener in list(self.listeners):
@@ -560,13 +602,19 @@ class RegistrationLogic:
 
     def _onSceneChanged(self) -> None:
         """A node was removed: without its images, a run is over. What was accepted stays."""
-        runs = {run.node.GetID(): run for run in self.runs()} | self._known
-        for run in [run for run in runs.values() if not run.isComplete or run.node.GetScene() is None]:
-            accepted = run.result is not None
+        while (run := self._incomplete()) is not None:
+            accepted = run.kept("result") is not None  # also by another logic
+            if run.node.GetScene() is None:  # without it, nothing of what the run has made can be found
+                slicer.mrmlScene.AddNode(run.node)
             (self._release if accepted else self._takeBack)(run)
             self._tell("removed", run=run, accepted=accepted, closed=False)
 
+    def _incomplete(self) -> Run | None:
+        runs = {run.node.GetID(): run for run in self.runs()} | self._known
+        return next((run for run in runs.values() if not run.isComplete or run.node.GetScene() is None), None)
+
     def _onSceneClosing(self) -> None:
+        self._stopped = True
         if self.busy:
             self._worker.cancel()  # also the frames of a sequence
         run = self.run
@@ -592,7 +640,7 @@ class RegistrationLogic:
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)  # also without a shutdown
         self._count += 1
         folder = self._folder / f"run-{self._count}"
-        folder.mkdir()
+        folder.mkdir(parents=True)  # somebody may have tidied up
         return folder
 
 
@@ -602,6 +650,7 @@ class _Served:
 
     take: Callable[[Event], None]
     run: Run | None
+    command: str
 
 
 def _sweep(temporary: Path) -> None:
@@ -612,11 +661,33 @@ def _sweep(temporary: Path) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
+def _isDeformedByAnother(run: Run) -> bool:
+    return display.isWarped(run) and not results.isOurs(run, run.movingNode.GetParentTransformNode())
+
+
 def _checkUnchanged(run: Run) -> None:
     """Raises RegistrationError where the moving volume is no longer what was registered, as after hardening."""
     node = run.movingNode
     if node is not None and not volumes.isUnchanged(node, run.kept("moving")):
         raise RegistrationError(f"'{node.GetName()}' was changed since it was registered: register it again.")
+
+
+def _checkFixed(run: Run) -> None:
+    """Raises RegistrationError where the fixed volume no longer has the lattice that the worker writes on."""
+    node = run.fixedNode
+    if node is not None and not volumes.isPlaced(node, run.kept("fixed")):
+        raise RegistrationError(f"'{node.GetName()}' was moved or cropped since: register again.")
+
+
+def _checkBackground(run: Run, background: float | None) -> None:
+    """Raises RegistrationError for a background that would come out as another value: voxels may be whole numbers."""
+    image = run.movingNode.GetImageData() if run.movingNode is not None else None
+    if image is not None and background is not None:
+        low, high = image.GetScalarTypeMin(), image.GetScalarTypeMax()
+        if not low <= background <= high:
+            raise RegistrationError(
+                f"The moving volume holds values from {low:g} to {high:g}: choose a background of these."
+            )
 
 
 def _checkStep(index: int | None) -> None:
@@ -634,7 +705,15 @@ def _divided(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _written(fixedNode: Any, movingNode: Any, settings: Settings, frame: Frame, folder: Path) -> dict[str, Any]:
-    """Write the inputs of a run; the fields of a request."""
+    """Write the inputs of a run; the fields of a request. Nothing is left of inputs that cannot be written."""
+    try:
+        return _inputs(fixedNode, movingNode, settings, frame, folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _inputs(fixedNode: Any, movingNode: Any, settings: Settings, frame: Frame, folder: Path) -> dict[str, Any]:
     files = {"fixed": folder / "fixed.nrrd", "moving": folder / "moving.nrrd"}
     volumes.writeVolume(fixedNode, files["fixed"], frame)
     volumes.writeVolume(movingNode, files["moving"], frame)

@@ -58,9 +58,11 @@ def remove(run: Run) -> None:
     parent = run.referred("movingParent")
     if run.movingNode is not None and isOurs(run, run.movingNode.GetParentTransformNode()):
         _place(run.movingNode, parent)
-    _handOn(run, (run.stepTransformNode, run.referred("result")), parent)
+    steps = run.stepTransformNode
+    _handOn(run, (steps, run.referred("result")), parent)
     for role in reversed(MADE):
         removeNode(run.referred(role))
+    removeNode(steps)
 
 
 def release(run: Run) -> None:
@@ -72,6 +74,7 @@ def release(run: Run) -> None:
     for role in reversed(MADE):
         if role not in RESULTS:
             removeNode(run.referred(role))
+    removeNode(steps)
 
 
 def removeNode(node: Any) -> None:
@@ -150,6 +153,8 @@ def _dropUnwanted(run: Run, result: Result) -> None:
         "report": result.reportNode,
         "jacobianColors": result.jacobianNode,
     }
+    if result.transformNode is None:
+        _handOn(run, (run.referred("result"),), run.referred("movingParent"))
     for role in RESULTS:
         if wanted[role] is None:
             removeNode(run.referred(role))

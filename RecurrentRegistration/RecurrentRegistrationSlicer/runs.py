@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,6 @@ class Run:
         self.planned, self.elapsed = 0, 0.0
         self.canContinue = False
         self.result = self._storedResult()
-        self.progress = Progress(node)
 
     @classmethod
     def create(cls, fixedNode: Any, movingNode: Any, settings: Settings, frame: Frame, folder: Path) -> Run:
@@ -153,10 +153,20 @@ class Run:
     @classmethod
     def all(cls) -> list[Run]:
         """The runs in the scene, the oldest first."""
+        return [cls(node) for node in cls.nodes()]
+
+    @staticmethod
+    def nodes() -> list[Any]:
+        """The nodes of the runs in the scene, the oldest first."""
         nodes = slicer.mrmlScene.GetNodesByClass("vtkMRMLScriptedModuleNode")
         nodes.UnRegister(slicer.mrmlScene)
         found = [nodes.GetItemAsObject(n) for n in range(nodes.GetNumberOfItems())]
-        return [cls(node) for node in found if node.GetModuleName() == KIND]
+        return [node for node in found if node.GetModuleName() == KIND]
+
+    @cached_property
+    def progress(self) -> Progress:
+        """The table of its steps, read when it is asked for: scenes may hold many runs."""
+        return Progress(self.node)
 
     def keep(self, name: str, value: Any) -> None:
         """Write something into the scene."""
@@ -202,8 +212,8 @@ class Run:
 
     @property
     def stepTransformNode(self) -> Any:
-        """What shows the selected step; None before the first."""
-        return self.referred("stepTransform")
+        """What shows the selected step; None before the first. The browser makes another one where it is deleted."""
+        return self.referred("stepTransform") or (self.steps.transformNode if self.steps is not None else None)
 
     @property
     def tableNode(self) -> Any:

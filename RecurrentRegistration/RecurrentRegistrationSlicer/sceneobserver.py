@@ -1,4 +1,4 @@
-"""Hears when nodes leave the scene, unless the module itself removes them."""
+"""Hears when nodes leave the scene; while the module itself removes some, it hears of it in the end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class SceneObserver:
 
     def __init__(self, onRemoved: Callable[[], None], onClosing: Callable[[], None]) -> None:
         self._scene = slicer.mrmlScene
-        self._paused = 0
+        self._paused, self._missed = 0, False
         self._closing = False
         self._onRemoved, self._onClosing = _weakly(onRemoved), _weakly(onClosing)
         events = {
@@ -37,15 +37,22 @@ class SceneObserver:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Let the module remove nodes."""
+        """Let the module remove nodes; afterwards one call tells of all of them: another run may have used them."""
         self._paused += 1
         try:
             yield
         finally:
             self._paused -= 1
+        if self._missed and not self._paused:
+            self._missed = False
+            self._onRemoved()
 
     def _removed(self, caller: Any, event: Any) -> None:
-        if not (self._paused or self._closing or self._scene.IsImporting()):
+        if self._closing or self._scene.IsImporting():
+            return
+        if self._paused:
+            self._missed = True
+        else:
             self._onRemoved()
 
     def _closes(self, caller: Any, event: Any) -> None:

@@ -13,7 +13,7 @@ import slicer
 
 from RecurrentRegistrationSlicer import volumes
 from RecurrentRegistrationSlicer.errors import RegistrationError
-from RecurrentRegistrationSlicer.frame import FLIP, ROLE, Frame, dimension
+from RecurrentRegistrationSlicer.frame import FLIP, ROLE, Frame, dimension, parentTransform
 from RecurrentRegistrationSlicer.steps import LONGEST
 from RecurrentRegistrationSlicer.transforms import Field, coarser, gridTransform, indexOf, sampled
 
@@ -69,6 +69,7 @@ def register(
         tell: is told of each frame.
     """
     nodes = frames(sequenceNode, fixedFrame)
+    values = [sequenceNode.GetNthIndexValue(n) for n in range(len(nodes))]  # frames may come and go meanwhile
     frame = _frame(nodes[fixedFrame])
     files = [folder / f"frame-{n}.nrrd" for n in range(len(nodes))]
     transforms: dict[int, Field] = {}
@@ -79,6 +80,7 @@ def register(
         lattice = coarser(fixed, max(n * s for n, s in zip(fixed["size"], fixed["spacing"], strict=True)) / LONGEST)
         for n in (n for n in range(len(nodes)) if n != fixedFrame):
             tell("frame", frame=n, count=len(nodes))
+            _checkThere(sequenceNode)
             volumes.writeLocal(nodes[n], files[n], frame)
             ask("register", fixed=str(files[fixedFrame]), moving=str(files[n]), options=options)
             reports[n] = ask("result", folder=str(folder / "result"))["report"]
@@ -86,11 +88,15 @@ def register(
             files[n].unlink()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    if sequenceNode.GetScene() is None:
-        raise RegistrationError("The sequence is no longer in the scene: nothing was left to show the frames with.")
+    _checkThere(sequenceNode)
     size = np.pad(lattice["size"], (0, 3 - frame.dimension), constant_values=1)
     transforms[fixedFrame] = Field(np.zeros((*size[::-1], 3), np.float32), indexOf(lattice))
-    return _shown(sequenceNode, transforms, FLIP @ frame.world, reports)
+    return _shown(sequenceNode, {values[n]: transforms[n] for n in sorted(transforms)}, FLIP @ frame.world, reports)
+
+
+def _checkThere(sequenceNode: Any) -> None:
+    if sequenceNode.GetScene() is None:
+        raise RegistrationError("The sequence is no longer in the scene: nothing was left to show the frames with.")
 
 
 def _frame(volumeNode: Any) -> Frame:
@@ -101,7 +107,7 @@ def _frame(volumeNode: Any) -> Frame:
 
 
 def _shown(
-    sequenceNode: Any, transforms: dict[int, Field], basis: np.ndarray, reports: list[dict[str, Any] | None]
+    sequenceNode: Any, transforms: dict[str, Field], basis: np.ndarray, reports: list[dict[str, Any] | None]
 ) -> SequenceResult:
     scene, logic = slicer.mrmlScene, slicer.modules.sequences.logic()
     name = scene.GetUniqueNameByString(f"{sequenceNode.GetName()} registered")
@@ -109,9 +115,10 @@ def _shown(
     found.SetIndexName(sequenceNode.GetIndexName())
     found.SetIndexUnit(sequenceNode.GetIndexUnit())
     found.SetIndexType(sequenceNode.GetIndexType())
-    for n, field in sorted(transforms.items()):
-        node = found.SetDataNodeAtValue(slicer.vtkMRMLTransformNode(), sequenceNode.GetNthIndexValue(n))
+    for value, field in transforms.items():
+        node = found.SetDataNodeAtValue(slicer.vtkMRMLTransformNode(), value)
         node.SetName(name)
+        node.SetAttribute(ROLE, "result")  # the node that shows a frame takes over its attributes
         node.SetAndObserveTransformFromParent(gridTransform(field, basis))
     browserNode = logic.GetFirstBrowserNodeForSequenceNode(sequenceNode)
     if browserNode is None:
@@ -119,8 +126,7 @@ def _shown(
         logic.AddSynchronizedNode(sequenceNode, None, browserNode)
     logic.AddSynchronizedNode(found, None, browserNode)
     volumeNode, transformNode = (browserNode.GetProxyNode(node) for node in (sequenceNode, found))
-    transformNode.SetAttribute(ROLE, "result")
-    parent = volumeNode.GetParentTransformNode()
+    parent = parentTransform(volumeNode)
     transformNode.SetAndObserveTransformNodeID(parent.GetID() if parent is not None else None)
     volumeNode.SetAndObserveTransformNodeID(transformNode.GetID())
     return SequenceResult(found, browserNode, transformNode, reports)

@@ -66,6 +66,21 @@ def isUnchanged(volumeNode, known: dict | None) -> bool:
     return same and np.allclose(found["index"], known["index"], atol=1e-4)
 
 
+def place(volumeNode) -> dict:
+    """Where the voxels of a volume are in the world."""
+    return {"index": indexToWorld(volumeNode).tolist(), "size": volumeNode.GetImageData().GetDimensions()}
+
+
+def isPlaced(volumeNode, known: dict | None) -> bool:
+    """Whether a volume still has its voxels where `place` found them; True where it was not asked."""
+    if known is None:
+        return True
+    if volumeNode.GetImageData() is None:
+        return False
+    found = place(volumeNode)
+    return list(found["size"]) == list(known["size"]) and np.allclose(found["index"], known["index"], atol=1e-4)
+
+
 def writeMask(maskNode, path: Path, frame: Frame) -> None:
     """Write where a label map is not zero, or where a segmentation has a segment.
 

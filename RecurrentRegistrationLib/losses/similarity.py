@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from RecurrentRegistrationLib import kernels
+from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.losses.histogram import joint_histogram
 
 AIR = 0.1  # of the highest intensity: below it a voxel shows no tissue
@@ -144,11 +145,13 @@ class MutualInformation(nn.Module):
     """Two minus the normalised mutual information `(H(f) + H(w)) / H(f, w)` of intensities in [0, 1].
 
     A cubic B-spline Parzen window on the warped image and whole bins for the fixed one (Mattes et al., IEEE TMI 2003),
-    with the normalisation of Studholme et al., Pattern Recognition 1999.
+    with the normalisation of Studholme et al., Pattern Recognition 1999. Raises InputError for fewer than 4 bins.
     """
 
     def __init__(self, bins: int = 32) -> None:
         super().__init__()
+        if bins < 4:  # the window's width
+            raise InputError(f"A joint histogram has 4 bins or more, not {bins}.")
         self.bins = bins
 
     def forward(self, fixed: Tensor, warped: Tensor, weight: Tensor | None = None) -> Tensor:

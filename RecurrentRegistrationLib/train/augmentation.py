@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import monai.transforms as mt
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor
 from RecurrentRegistrationLib.errors import InputError
 
 SPATIAL = ("flip", "rotate", "scale", "shift")
+CHANCES = ("flip", "swap")
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,12 @@ class Augmentation:
     gamma: float = 0.0
     brighten: float = 0.0
     noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        wrong = next((f.name for f in fields(self) if getattr(self, f.name) < 0), None)
+        wrong = wrong or next((name for name in CHANCES if getattr(self, name) > 1), None)
+        if wrong:
+            raise InputError(f"An augmentation is 0 or more, and a probability no more than 1: change '{wrong}'.")
 
     def __call__(self, pair: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
         """The pair `fixed [1, *S]`, `moving`, … changed. Raises InputError for key points that would have to move."""

@@ -15,27 +15,54 @@ from RecurrentRegistrationLib.errors import InputError
 
 
 class StopOnNaN(Callback):
-    """Ends a training whose loss is no number, before the weights are touched, and keeps the batch that did it."""
+    """Ends a training whose loss or gradient is no number, before the weights are touched, and keeps the batch."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._batch: Any = None
+        self._loss = 0.0
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Remember the batch."""
         self._batch = batch
 
     def on_before_backward(self, trainer: Trainer, pl_module: Any, loss: torch.Tensor) -> None:
-        """Raises InputError with the name of the file."""
-        if math.isfinite(loss.item()):
-            return
+        """Raises InputError with the name of the file, where there are no other processes that wait for a gradient."""
+        self._loss = loss.item()
+        if trainer.world_size == 1:
+            self._check_loss(trainer)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
+        """Raises InputError with the name of the file, in all processes, because they share the gradient."""
+        self._check_loss(trainer)
+        if getattr(trainer.precision_plugin, "scaler", None) is not None:
+            return  # it leaves such steps out by itself
+        slopes = [p.grad.norm() for p in pl_module.parameters() if p.grad is not None]
+        if slopes and not torch.stack(slopes).sum().isfinite():
+            raise InputError(
+                f"The gradient is no number at step {trainer.global_step}: the batch is in {self._kept(trainer)}; "
+                + self._way_out(trainer)
+            )
+
+    def _check_loss(self, trainer: Trainer) -> None:
+        if not math.isfinite(self._loss):
+            raise InputError(
+                f"The loss is {self._loss} at step {trainer.global_step}: the batch is in {self._kept(trainer)}; look "
+                "at its images, or lower the learning rate and resume."
+            )
+
+    @staticmethod
+    def _way_out(trainer: Trainer) -> str:
+        if trainer.precision.startswith("bf16") and trainer.strategy.root_device.type == "cpu":
+            return "a processor has no bf16 gradients of levels of one or two voxels: resume with 32-true as precision."
+        return "lower the learning rate and resume."
+
+    def _kept(self, trainer: Trainer) -> Path:
+        """The file with the batch."""
         path = self.folder / f"bad_batch_{trainer.global_step}_{trainer.global_rank}.pt"
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"step": trainer.global_step, "loss": loss.item(), "batch": self._batch}, path)
-        raise InputError(
-            f"The loss is {loss.item()} at step {trainer.global_step}: the batch is in {path}; look at its images, or "
-            "lower the learning rate and resume."
-        )
+        torch.save({"step": trainer.global_step, "loss": self._loss, "batch": self._batch}, path)
+        return path
 
 
 class Cost(Callback):

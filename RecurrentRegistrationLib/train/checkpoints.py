@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from RecurrentRegistrationLib.errors import InputError, is_out_of_memory
 from RecurrentRegistrationLib.files import complete
+
+UNREADABLE = (EOFError, RuntimeError, KeyError, pickle.UnpicklingError)
 
 
 class CompleteCheckpoints(TorchCheckpointIO):
@@ -21,3 +25,12 @@ class CompleteCheckpoints(TorchCheckpointIO):
         torch.save(checkpoint, content)
         with complete(path) as temporary:
             temporary.write_bytes(content.getbuffer())
+
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Raises InputError for a damaged file."""
+        try:
+            return super().load_checkpoint(path, *args, **kwargs)
+        except UNREADABLE as error:
+            if is_out_of_memory(error):
+                raise
+            raise InputError(f"The checkpoint {path} cannot be read: remove it to begin anew.") from error

@@ -15,7 +15,7 @@ from RecurrentRegistrationLib.train.augmentation import Augmentation
 from RecurrentRegistrationLib.train.cases import PARTS, TEST, TRAIN, VALIDATION, Names
 from RecurrentRegistrationLib.train.draws import InOrder, Item, Loader, Stream, loader
 from RecurrentRegistrationLib.train.pairing import Pairing, pairs, spread
-from RecurrentRegistrationLib.train.reading import Reader, common_spacing, mismatch
+from RecurrentRegistrationLib.train.reading import ANNOTATIONS, Reader, common_spacing, mismatch
 from RecurrentRegistrationLib.train.sources import Source
 from RecurrentRegistrationLib.train.splits import Split, divide
 from RecurrentRegistrationLib.train.store import Cache, OnBad, Store
@@ -31,6 +31,8 @@ class PairData(LightningDataModule):
 
     def __init__(self, batch_size: int = 1, workers: int = 0, seed: int = 0) -> None:
         super().__init__()
+        if batch_size < 1 or workers < 0:
+            raise InputError(f"A batch_size is 1 or more and workers 0 or more, not {batch_size} and {workers}.")
         self.batch_size, self.workers, self.seed = batch_size, workers, seed
         self.training: Dataset
         self.validating: Dataset
@@ -90,6 +92,7 @@ class ImagePairs(PairData):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, workers, seed)
+        check_count(validation_pairs)
         self.source, self.reader, self.split = source, reader, split
         self.pairing, self.validation_pairing, self.validation_pairs = pairing, validation_pairing, validation_pairs
         self.augmentation, self.supervise = augmentation, supervise
@@ -113,8 +116,10 @@ class ImagePairs(PairData):
         used = [case for part in (TRAIN, VALIDATION) for case in divided[part]]
         self.store = Store(used, self.reader, cache=self.cache, folder=self.cache_folder, on_bad=self.on_bad)
         self.names = {part: self._matching(names) for part, names in found.items()}
+        self._check_batches()
         self.names[VALIDATION] = spread(self.names.get(VALIDATION, []), self.validation_pairs)
         self.training = DrawnPairs(self, self.names[TRAIN])
+        self.training[0]  # what cannot be drawn is told here, not by a worker
         self.validating = ListedPairs(self.store, self.names[VALIDATION])
         self.spacing = common_spacing([self.store[self.names[TRAIN][0][0]]])
         counts = ", ".join(f"{len(self.subjects[part])} for {part}" for part in (TRAIN, VALIDATION, TEST))
@@ -137,6 +142,18 @@ class ImagePairs(PairData):
             raise InputError("No two cases fit each other.")
         return kept
 
+    def _check_batches(self) -> None:
+        """Raises InputError where training pairs differ in what a batch holds of all or of none."""
+        if self.batch_size == 1:
+            return
+        one, *others = self.names[TRAIN]
+        for other in others:
+            if self._kind(one[0])[:-1] != self._kind(other[0])[:-1]:
+                raise InputError(
+                    f"The pairs of {one[0]} and of {other[0]} cannot be in one batch, as sizes or annotations differ: "
+                    "give data.init_args.reader.shape, annotate all or none, or set data.init_args.batch_size to 1."
+                )
+
     def _mismatch(self, fixed: str, moving: str) -> str | None:
         kinds = [self._kind(name) for name in (fixed, moving)]
         return None if kinds[0] == kinds[1] else mismatch(self.store[fixed], self.store[moving])
@@ -147,16 +164,23 @@ class ImagePairs(PairData):
             self._kinds: dict[str, tuple] = {}
         if name not in self._kinds:
             sample = self.store[name]
-            shape = tuple(sample["image"].shape)
-            self._kinds[name] = (shape, "labels" in sample, len(sample.get("keypoints", ())), "keypoints" in sample)
+            annotated = tuple(kind in sample for kind in ANNOTATIONS)
+            # The number of key points comes last: a batch fills them up.
+            self._kinds[name] = (tuple(sample["image"].shape), annotated, len(sample.get("keypoints", ())))
         return self._kinds[name]
+
+
+def check_count(validation_pairs: int | None) -> None:
+    """Raises InputError for a number of pairs that is none."""
+    if validation_pairs is not None and validation_pairs < 0:
+        raise InputError(f"The number of validation_pairs is 0 or more, not {validation_pairs}.")
 
 
 def put_together(store: Store, fixed: str, moving: str) -> Item:
     """A pair's images, annotations and names."""
     samples = {"fixed": store[fixed], "moving": store[moving]}
     item: Item = {side: sample["image"] for side, sample in samples.items()}
-    for kind in ("labels", "mask", "keypoints"):
+    for kind in ANNOTATIONS:
         if all(kind in sample for sample in samples.values()):
             item |= {f"{side}_{kind}": sample[kind] for side, sample in samples.items()}
     return item | {"spacing": samples["fixed"]["spacing"], "names": (fixed, moving)}

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from RecurrentRegistrationLib import methods, spatial
-from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.errors import InputError, is_out_of_memory
 from RecurrentRegistrationLib.metrics.overlap import dice
 from RecurrentRegistrationLib.step import Step
 from RecurrentRegistrationLib.train import weights
@@ -64,6 +64,8 @@ class Training(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if steps is not None and steps < 1:
+            raise InputError(f"A registration has 1 or more steps, not {steps}.")
         self.name, self.dimension, self.options, self.count = method, dimension, dict(options or {}), steps
         self.method = _create(method, dimension, self.options)
         if not self.method.card.trained:
@@ -82,6 +84,19 @@ class Training(LightningModule):
         fixed, moving = (seen(self.method, batch[side]) for side in SIDES)
         masks = {f"{side}_mask": batch.get(f"{side}_mask") for side in SIDES}
         return list(self.method.steps(fixed, moving, count=self.count, **masks))
+
+    def on_fit_start(self) -> None:
+        """Raises InputError where the images have another dimension than the method."""
+        given = len(self.trainer.datamodule.spacing)  # type: ignore[attr-defined]
+        if given != self.dimension:
+            raise InputError(f"The images are {given}D and the method {self.dimension}D: give model.dimension.")
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Learn on as this configuration says. Raises InputError for the checkpoint of another network."""
+        own, found = self.state_dict(), checkpoint["state_dict"]
+        if {n: v.shape for n, v in own.items()} != {n: v.shape for n, v in found.items()}:
+            raise InputError("The checkpoint is of another method or has other options: give another --output.")
+        self.optimisation.impose(checkpoint)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """The loss."""
@@ -125,7 +140,9 @@ class Training(LightningModule):
 def _create(name: str, dimension: int, options: dict[str, Any]) -> methods.Method:
     try:
         return methods.create(name, dimension, **options)
-    except TypeError as error:
+    except (TypeError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         raise InputError(f"The options of the method '{name}' do not fit it: {error}.") from error
 
 

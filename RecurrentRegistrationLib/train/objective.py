@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,8 @@ from RecurrentRegistrationLib.step import Step
 from RecurrentRegistrationLib.train import terms
 from RecurrentRegistrationLib.train.judged import Batch, Judged
 from RecurrentRegistrationLib.train.schedule import Curriculum, Weighting, step_weights
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Objective:
         self.losses = list(losses)
         self.over, self.own_lattice = over, own_lattice
         self._terms = [terms.create(loss.term, dict(loss.options)) for loss in self.losses]
+        self._told = False
 
     @property
     def paired(self) -> bool:
@@ -58,8 +62,11 @@ class Objective:
         """The loss of all steps, and each term's share of it by name."""
         judged: dict[int, Judged] = {}
         parts: dict[str, Tensor] = {}
+        silent = set()
         for loss, term in zip(self.losses, self._terms, strict=True):
             factor = loss.weight * (loss.curriculum(iteration) if loss.curriculum else 1.0)
+            if factor:
+                silent.add(loss.term)
             chosen = [n for n, step in enumerate(steps) if step.stage.startswith(loss.stage)]
             for n, share in zip(chosen, step_weights(loss.over or self.over, len(chosen)), strict=True):
                 if factor * share == 0:
@@ -69,5 +76,13 @@ class Objective:
                 value = term(judged[n])
                 if value is not None:
                     parts[loss.term] = parts.get(loss.term, value.new_zeros(())) + factor * share * value
+        self._tell(silent - parts.keys())
         total = sum(parts.values(), steps[-1].values.new_zeros(()))
         return total, {name: part.detach() for name, part in parts.items()}
+
+    def _tell(self, silent: Collection[str]) -> None:
+        """Name once the terms that the first registration says nothing of."""
+        if silent and not self._told:
+            names = ", ".join(sorted(silent))
+            log.warning("These losses do not count, as the data or the method's steps have none of them: %s.", names)
+        self._told = True

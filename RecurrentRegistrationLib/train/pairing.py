@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from RecurrentRegistrationLib.errors import InputError
-from RecurrentRegistrationLib.train.cases import Case, Collection, Names
+from RecurrentRegistrationLib.train.cases import TRAIN, Case, Collection, Names
 
 Pairing = Literal[
     "random", "inter-subject", "longitudinal", "same-group", "next", "reference", "within-group", "listed"
@@ -52,9 +52,10 @@ def pairs(cases: Sequence[Case], pairing: Pairing, collection: Collection, part:
             if rule(a, b)
         ]
     if not found:
+        more = "" if part == TRAIN else ", for example data.init_args.split={train: 8, validation: 2, test: 0}"
         raise InputError(
             f"There is no pair for {part}: the pairing '{pairing}' finds none in {len(cases)} cases; "
-            "change the pairing or the split."
+            f"change the pairing or the split{more}."
         )
     return found
 

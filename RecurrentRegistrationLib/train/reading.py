@@ -23,6 +23,8 @@ from RecurrentRegistrationLib.volume import Grid, Volume
 
 Sample = dict[str, Tensor]
 
+ANNOTATIONS = ("labels", "mask", "keypoints")
+
 
 @dataclass(frozen=True)
 class Reader:
@@ -47,6 +49,19 @@ class Reader:
     window: tuple[float, float] | None = None
     percentiles: tuple[float, float] | None = None
     orient: bool = True
+
+    def __post_init__(self) -> None:
+        for name, limits in (("window", self.window), ("percentiles", self.percentiles)):
+            if limits is not None and not limits[0] < limits[1]:
+                raise InputError(f"A reader's {name} goes from low to high, not from {limits[0]} to {limits[1]}.")
+        if self.percentiles is not None and (self.percentiles[0] < 0 or self.percentiles[1] > 100):
+            raise InputError("A reader's percentiles lie between 0 and 100.")
+        if self.preset not in PRESETS:
+            raise InputError(f"There is no preset '{self.preset}'; choose one of {', '.join(PRESETS)}.")
+        if self.shape is not None and min(self.shape, default=0) < 1:
+            raise InputError(f"A reader's shape holds numbers of voxels, not {self.shape}.")
+        if self.spacing is not None and np.min(self.spacing) <= 0:
+            raise InputError(f"A reader's spacing is more than 0 mm, not {self.spacing}.")
 
     def __call__(self, case: Case) -> Sample:
         """`image [1, *S]` and, where the case has them, `labels [1, *S]`, `mask [1, *S]`, `keypoints [K, d]` (voxels).
@@ -86,8 +101,6 @@ class Reader:
             low, high = np.percentile(volume.array, self.percentiles)
             limits = (float(low), float(high))
         if limits is None:
-            if self.preset not in PRESETS:
-                raise InputError(f"There is no preset '{self.preset}'; choose one of {', '.join(PRESETS)}.")
             return prepare(volume, None, PRESETS[self.preset])
         low, high = limits
         values = (volume.array.astype(np.float32) - low) / max(high - low, 1e-6)
@@ -189,10 +202,10 @@ def mismatch(fixed: Sample, moving: Sample) -> str | None:
     """Why two cases cannot form a pair; None where they can."""
     if fixed["image"].shape != moving["image"].shape:
         sizes = (tuple(s["image"].shape[1:]) for s in (fixed, moving))
-        return "they have {} and {} voxels: give data.reader.shape".format(*sizes)
-    for kind in ("labels", "keypoints"):
+        return "they have {} and {} voxels: give data.init_args.reader.shape".format(*sizes)
+    for kind in ANNOTATIONS:
         if (kind in fixed) != (kind in moving):
-            return f"only one of them has {kind}"
+            return f"only one of them has {'a mask' if kind == 'mask' else kind}"
     if "keypoints" in fixed and len(fixed["keypoints"]) != len(moving["keypoints"]):
         counts = (len(s["keypoints"]) for s in (fixed, moving))
         return "they have {} and {} key points".format(*counts)

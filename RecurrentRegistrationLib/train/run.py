@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import json
 import logging
 import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import ArgumentError
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
@@ -38,10 +40,12 @@ ENGINE = {
     "max_epochs": -1,
     "check_val_every_n_epoch": None,
     "num_sanity_val_steps": 0,
+    "reload_dataloaders_every_n_epochs": 1,  # a loader begins where the training stands
     "use_distributed_sampler": False,
     "enable_model_summary": False,
     "log_every_n_steps": 10,
 }
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 SAID_ANYWAY = (
     "LightningCLI's args parameter",
     r"\s*Unable to serialize instance",
@@ -52,6 +56,7 @@ SAID_ANYWAY = (
     "The number of training batches",
     "Total length of `list`",
     ".*exists and is not empty",
+    "Be aware that when using `ckpt_path`",
 )
 
 
@@ -92,7 +97,8 @@ def train(work: Work) -> Path | None:
         InputError: the configuration or the data cannot be used, the loss is no number, or the disk is full.
     """
     listed = configuration.stages(configuration.read(work.config))
-    if work.output.exists() and any(work.output.rglob(CHECKPOINT)) and not (work.resume or work.dry):
+    begun = any(any(work.output.rglob(name)) for name in (CHECKPOINT, WEIGHTS))
+    if begun and not (work.resume or work.dry):
         raise InputError(f"There is a training in {work.output}: go on with --resume, or give another --output.")
     found: Path | None = None
     with quiet(), made.data() if work.dry else contextlib.nullcontext() as folder:
@@ -100,6 +106,7 @@ def train(work: Work) -> Path | None:
             tree = made.replaced(tree, folder) if folder else tree
             if found is not None:
                 tree = configuration.merged(tree, {"model": {"initial": str(found)}})
+                work = replace(work, overrides=_without_initial(work.overrides))
             found = _stage(work, name, tree, work.output if folder is None else folder / "output")
             gc.collect()  # a trainer and its module hold each other: their memory is for the next stage
     return None if work.dry else found
@@ -107,11 +114,11 @@ def train(work: Work) -> Path | None:
 
 def _stage(work: Work, name: str, tree: configuration.Tree, output: Path) -> Path:
     folder = output / name if name else output
-    finished = folder / WEIGHTS
-    if finished.exists() and work.resume:
-        return finished
     cli = _parsed(tree, work, folder)
-    trainer, last = cli.trainer, folder / CHECKPOINT
+    trainer, finished, last = cli.trainer, folder / WEIGHTS, folder / CHECKPOINT
+    if work.resume and finished.exists() and not (last.exists() and _asks_for_more(trainer.max_steps, finished)):
+        return finished
+    _check(trainer)
     try:
         with _no_trace(trainer, folder / LOGS):
             trainer.fit(cli.model, cli.datamodule, ckpt_path=str(last) if work.resume and last.exists() else None)
@@ -119,10 +126,57 @@ def _stage(work: Work, name: str, tree: configuration.Tree, output: Path) -> Pat
         if trainer.interrupted:  # Lightning turns Ctrl-C into an exit
             raise KeyboardInterrupt from None
         raise
+    except MisconfigurationException as error:
+        raise _unusable(work, error) from error
+    if not work.dry:
+        trainer.save_checkpoint(last)  # so that a longer training can go on from here
     if trainer.is_global_zero:
         weights.save(cli.model.method, finished, _description(cli, tree, work), half=cli.model.half_precision)
     trainer.strategy.barrier()
     return finished
+
+
+def _without_initial(overrides: tuple[str, ...]) -> tuple[str, ...]:
+    """The settings without the first weights, which are for the first stage; later ones begin with its."""
+    key = "--model.initial"
+    after = [n > 0 and overrides[n - 1] == key for n in range(len(overrides))]
+    kept = zip(overrides, after, strict=True)
+    return tuple(word for word, value in kept if not value and word != key and not word.startswith(f"{key}="))
+
+
+def _asks_for_more(steps: int, finished: Path) -> bool:
+    """Whether a training is asked for more steps than when these weights were written."""
+    try:
+        return steps > json.loads(finished.with_suffix(".json").read_text(encoding="utf-8"))["max_steps"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _check(trainer: Trainer) -> None:
+    """Raises InputError for what Lightning takes and fails at, or a training without an end: its draws have none."""
+    for name, number in (
+        ("accumulate_grad_batches", trainer.accumulate_grad_batches),
+        ("val_check_interval", trainer.val_check_interval),
+    ):
+        if isinstance(number, int) and number < 1:
+            raise InputError(f"trainer.{name} is 1 or more, not {number}.")
+    if trainer.precision not in PRECISIONS:
+        raise InputError(f"trainer.precision is {', '.join(PRECISIONS)}, not {trainer.precision}: data have 32 bits.")
+    epochs = trainer.max_epochs not in (None, -1) and trainer.limit_train_batches != 1.0
+    timed = any(isinstance(callback, Timer) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    if trainer.max_steps == -1 and not (epochs or timed):
+        raise InputError(
+            "Nothing ends this training: give trainer.max_steps, trainer.max_time, or max_epochs and a whole number as "
+            "limit_train_batches."
+        )
+
+
+def _unusable(work: Work, error: Exception) -> InputError:
+    """What is wrong with the settings: the library's own sentence where there is one."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, InputError):
+        cause = cause.__cause__ or cause.__context__
+    return InputError(str(cause or f"The configuration {work.config} cannot be used: {error}"))
 
 
 @contextlib.contextmanager
@@ -161,8 +215,10 @@ def _parsed(tree: configuration.Tree, work: Work, folder: Path) -> Parser:
                 auto_configure_optimizers=False,
                 parser_kwargs={"exit_on_error": False},
             )
-        except ArgumentError as error:
-            raise InputError(f"The configuration {work.config} cannot be used: {error}") from error
+        except InputError:
+            raise
+        except (ArgumentError, MisconfigurationException, ValueError) as error:
+            raise _unusable(work, error) from error
 
 
 def _engine(work: Work, folder: Path) -> dict[str, Any]:
@@ -206,6 +262,7 @@ def _description(cli: Parser, tree: configuration.Tree, work: Work) -> dict[str,
         "spacing": list(cli.datamodule.spacing),
         "seed": cli.config["seed_everything"],
         "training_steps": cli.trainer.global_step,
+        "max_steps": cli.trainer.max_steps,
         "processes": cli.trainer.world_size,
         "cost": cost.described(model.device),
         "metrics": {name: float(value) for name, value in cli.trainer.callback_metrics.items()},

@@ -12,6 +12,7 @@ from monai.data import CacheDataset, Dataset, PersistentDataset
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.train.cases import Case
 from RecurrentRegistrationLib.train.reading import Reader, Sample
+from RecurrentRegistrationLib.train.sources.series import file_of
 
 Cache = Literal["memory", "disk", "none"]
 OnBad = Literal["refuse", "skip"]
@@ -65,7 +66,8 @@ class Store:
         self.names = [name for name in self._places if name not in self.bad]
         for name, why in self.bad.items():
             if on_bad == "refuse":
-                raise InputError(f"The case {name} cannot be used: {why} Mend it, or set data.on_bad to skip.")
+                way = "Mend it, or set data.init_args.on_bad to skip."
+                raise InputError(f"The case {name} cannot be used: {why} {way}")
             log.warning("The case %s is left out: %s", name, why)
         if not self.names:
             raise InputError("No case can be used.")
@@ -82,7 +84,9 @@ def _data_set(cases: list[Case], read: _Read, cache: Cache, folder: Path | None)
         return CacheDataset(cases, read, progress=False, copy_cache=False, num_workers=1)
     if cache == "disk":
         if folder is None:
-            raise InputError("A cache on the disk needs a folder: give data.cache_folder.")
+            raise InputError("A cache on the disk needs a folder: give data.init_args.cache_folder.")
+        if Path(folder).is_file():
+            raise InputError(f"The cache cannot be in {folder}: it is a file.")
         return PersistentDataset(cases, read, cache_dir=folder, hash_func=lambda case: _key(case, read.reader))
     return Dataset(cases, read)
 
@@ -91,6 +95,7 @@ def _key(case: Case, reader: Reader) -> bytes:
     """A cached sample's name: another case, file or way of reading is another sample."""
     import hashlib
 
-    files = [f for f in (case.image, case.labels, case.keypoints, case.mask) if f]
-    times = [Path(f).stat().st_mtime_ns if Path(f).exists() else 0 for f in files]
+    named = [f for f in (case.image, case.labels, case.keypoints, case.mask, reader.align) if f]
+    files = [Path(file_of(str(name))) for name in named]
+    times = [file.stat().st_mtime_ns if file.exists() else 0 for file in files]
     return hashlib.sha256(repr((case, reader, times)).encode()).hexdigest().encode()

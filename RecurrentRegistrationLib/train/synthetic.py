@@ -15,7 +15,7 @@ from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.train.anatomy import Anatomy, Shapes
 from RecurrentRegistrationLib.train.appearance import Appearance, RandomContrast
 from RecurrentRegistrationLib.train.cases import TRAIN, VALIDATION
-from RecurrentRegistrationLib.train.data import PairData
+from RecurrentRegistrationLib.train.data import PairData, check_count
 from RecurrentRegistrationLib.train.deformation import Deformation, RandomDisplacement
 from RecurrentRegistrationLib.train.draws import Item
 from RecurrentRegistrationLib.train.reading import Reader, common_spacing
@@ -71,8 +71,11 @@ class SyntheticPairs(PairData):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, workers, seed)
+        check_count(validation_pairs)
         if len(shape) not in (2, 3):
             raise InputError(f"Images have 2 or 3 dimensions, not {len(shape)}.")
+        if min(shape) < 2 or spacing <= 0:
+            raise InputError(f"A shape has 2 or more voxels an axis and a spacing is above 0, not {shape}, {spacing}.")
         if real_images and source is None:
             raise InputError("Real images need a source.")
         self.shape, self.spacing = tuple(shape), (spacing,) * len(shape)
@@ -91,8 +94,8 @@ class SyntheticPairs(PairData):
                 names = [case.name for case in divided[part]]
                 store = Store(divided[part], self.reader) if names else None
                 found += [_wanted(store[name], name, self.real_images) for name in store.names] if store else []
-            first = next(iter(samples[TRAIN]))
-            if tuple(first["image"].shape[1:]) != self.shape:
+            first = samples[TRAIN][0]
+            if any(tuple(sample["image"].shape[1:]) != self.shape for found in samples.values() for sample in found):
                 raise InputError("The reader's shape is not that of the synthetic pairs: give both the same.")
             self.spacing = common_spacing([first])
         self.training = _Draws(samples[TRAIN], self.seed, 0)

@@ -112,7 +112,8 @@ def displacement() -> Term:
 
 
 def diffusion(*, normalisation: str = "sum") -> Term:
-    """Squared gradient of the displacement."""
+    """Squared gradient of the displacement, "sum" or "mean" over axes and components."""
+    _one_of("normalisation", normalisation, ("sum", "mean"))
     return lambda judged: regularity.diffusion(judged.displacement, normalisation=normalisation)  # type: ignore[arg-type]
 
 
@@ -123,6 +124,7 @@ def gradient_l1() -> Term:
 
 def total_variation(*, units: str = "voxel") -> Term:
     """Isotropic total variation, in units of a "voxel" or "normalised" (R2N2)."""
+    _one_of("unit", units, ("voxel", "normalised"))
     return lambda judged: regularity.total_variation(judged.displacement, units=units)  # type: ignore[arg-type]
 
 
@@ -221,7 +223,19 @@ def create(name: str, options: dict[str, Any]) -> Term:
     unknown = options.keys() - known.keys()
     if unknown:
         raise InputError(f"The loss term '{name}' has no option '{min(unknown)}'; it has {', '.join(known) or 'none'}.")
-    return TERMS[name](**options)
+    for option, value in options.items():
+        if isinstance(known[option].default, int | float) and not isinstance(value, int | float):
+            raise InputError(f"The option '{option}' of the loss term '{name}' is a number, not '{value}'.")
+    try:
+        return TERMS[name](**options)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"The loss term '{name}' cannot be made with these options: {error}") from error
+
+
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> str:
+    if value not in known:
+        raise InputError(f"The {name} is {' or '.join(known)}, not '{value}'.")
+    return value
 
 
 def _weight(judged: Judged, inside: bool, above: float | None) -> Tensor | None:

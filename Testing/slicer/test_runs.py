@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import time
 import weakref
 from typing import Any
@@ -15,11 +16,12 @@ pytest.importorskip("slicer", reason="3D Slicer's core is not installed: pip ins
 
 import slicer
 import slicer.util
-from blobs import FEW, pair, volumeNode
-from RecurrentRegistrationSlicer import errors, results
+from blobs import ENDLESS, FEW, look, pair, volumeNode
+from RecurrentRegistrationSlicer import checks, display, errors, quality, results
 from RecurrentRegistrationSlicer.frame import matrixFromArray
 from RecurrentRegistrationSlicer.logic import PREFIX, RegistrationError, RegistrationLogic
 from RecurrentRegistrationSlicer.process import WorkerProcess
+from RecurrentRegistrationSlicer.steps import Steps
 from test_logic import kinds, until
 
 SHORT = {**FEW, "steps": 2}
@@ -374,3 +376,290 @@ def test_files_that_an_earlier_session_left_are_swept(logic, tmp_path, monkeypat
         os.utime(folder, (0, 0))
     logic._newFolder()
     assert [folder.exists() for folder in (old, young, other)] == [False, True, True]
+
+
+def test_a_hardened_volume_is_not_deformed_by_another_run(logic):
+    fixed, moving = pair()
+    first = accepted(logic, fixed, moving)
+    moving.HardenTransform()
+    made(logic, volumeNode("Other", -2.0), moving)
+    logic.adopt(first)
+    assert moving.GetParentTransformNode() is None
+
+
+@pytest.mark.parametrize("change", ["hardened", "cropped"])
+def test_a_volume_that_is_changed_while_the_result_is_written(logic, change):
+    fixed, moving = pair()
+    run = made(logic, fixed, moving)
+    logic.acceptStep()
+    if change == "hardened":
+        moving.HardenTransform()
+    else:
+        slicer.util.updateVolumeFromArray(fixed, slicer.util.arrayFromVolume(fixed)[2:, 2:, 2:].copy())
+        fixed.SetOrigin(-15, -15, -15)
+    logic.wait()
+    assert run.result is None
+    assert "since" in run.error
+    assert slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") == [fixed, moving]
+
+
+def test_a_hardened_fixed_volume_is_where_it_was(logic, scene):
+    fixed, moving = pair()
+    own = scene.AddNewNodeByClass("vtkMRMLTransformNode", "Own")
+    own.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(np.diag([1.0, 1.1, 1.0, 1.0])))
+    fixed.SetAndObserveTransformNodeID(own.GetID())
+    run = made(logic, fixed, moving)
+    fixed.HardenTransform()
+    logic.acceptStep()
+    logic.wait()
+    assert run.result is not None
+
+
+@pytest.mark.parametrize("action", ["accept", "continue", "register"])
+def test_a_worker_that_died_unheard(logic, worker, action):
+    fixed, moving = pair(flat=True)
+    run = made(logic, fixed, moving)
+    events = worker._events
+    worker._process.kill()
+    while events.empty() or worker.isRunning:  # its last word is read by a thread, and comes before its end is known
+        time.sleep(0.01)
+    if action == "accept":
+        logic.acceptStep()
+        assert "coarser" in run.result.report["notes"][-1]
+    elif action == "continue":
+        with pytest.raises(RegistrationError, match="no longer holds"):
+            logic.continueRun(1)
+    else:
+        run = made(logic, fixed, moving)
+        assert logic._held is run
+        worker._process.kill()
+        until(logic, lambda: not worker.isRunning and not logic._held)
+        assert not run.canContinue
+
+
+def test_a_worker_that_cannot_be_started_leaves_everything(scene):
+    fixed, moving = pair(flat=True)
+    before = look(scene)
+    logic = RegistrationLogic(WorkerProcess(["/nowhere/python"]))
+    with pytest.raises(RegistrationError, match="cannot be started"):
+        logic.registerVolumes(fixed, moving, **SHORT)
+    assert (logic.run, look(scene)) == (None, before)
+    logic.shutdown()
+
+
+def test_a_refused_estimate_leaves_no_file(logic, scene):
+    segmentation = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Nothing")
+    segmentation.GetSegmentation().AddEmptySegment("empty")
+    with pytest.raises(RegistrationError, match="empty"):
+        logic.estimate(*pair(), fixedMask=segmentation, **FEW)
+    assert list(logic._folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("how", ["stop", "close", "delete"])
+def test_a_listener_stops_a_sequence_between_two_frames(logic, scene, how):
+    begun = []
+    sequence = heart(scene)
+    actions = {"stop": logic.stop, "close": lambda: scene.Clear(False), "delete": lambda: scene.RemoveNode(sequence)}
+
+    def watch(event: dict[str, Any]) -> None:
+        if event["event"] == "frame":
+            begun.append(event["frame"])
+            if len(begun) == 2:
+                actions[how]()
+
+    logic.listeners.append(watch)
+    with pytest.raises(RegistrationError):
+        logic.registerSequence(sequence, 1, **SHORT)
+    assert begun == [0, 2]
+
+
+def test_frames_that_go_meanwhile_do_not_move_the_others(logic, scene):
+    sequence = heart(scene)
+    logic.listeners.append(lambda event: event.get("frame") == 2 and sequence.RemoveDataNodeAtValue("0"))
+    found = logic.registerSequence(sequence, 1, **SHORT).sequenceNode
+    maps = {value: found.GetDataNodeAtValue(value).GetTransformFromParent() for value in "0123"}
+    shifts = [transform.TransformPoint(6, 0, 0)[0] - 6 for transform in maps.values()]
+    assert np.sign(shifts).tolist() == [1, 0, -1, 1]
+
+
+def test_a_sequence_registered_again_is_not_deformed_twice(logic, scene):
+    sequence = heart(scene)
+    logic.registerSequence(sequence, 1, **SHORT)
+    found = logic.registerSequence(sequence, 2, **SHORT)
+    assert found.transformNode.GetParentTransformNode() is None
+    found.browserNode.SetSelectedItemNumber(3)
+    assert checks.problem(volumeNode("Fixed", flat=True), found.browserNode.GetProxyNode(sequence)) is None
+
+
+@pytest.mark.parametrize("applied", [True, False])
+def test_a_deleted_step_transform_is_made_anew(logic, scene, applied):
+    fixed, moving = pair()
+    own = scene.AddNewNodeByClass("vtkMRMLTransformNode", "Own")
+    moving.SetAndObserveTransformNodeID(own.GetID())
+    before = look(scene)
+    run = made(logic, fixed, moving)
+    results.removeNode(run.stepTransformNode)
+    moving.SetAndObserveTransformNodeID(own.GetID())
+    run.canContinue = False
+    logic.acceptStep(apply=applied)
+    assert not np.array_equal(slicer.util.arrayFromVolume(run.result.warpedNode), slicer.util.arrayFromVolume(moving))
+    logic.selectStep(1)
+    logic.showWarped(True)
+    assert moving.GetParentTransformNode() is run.stepTransformNode
+    assert run.stepTransformNode.GetParentTransformNode() is own
+    logic.revert()
+    assert look(scene) == before
+
+
+def test_a_removed_run_takes_what_it_made(logic, scene):
+    fixed, moving = pair()
+    before = look(scene)
+    run = made(logic, fixed, moving)
+    scene.RemoveNode(run.node)
+    assert (logic.run, look(scene)) == (None, before)
+
+
+def test_a_run_of_what_another_one_made_ends_with_it(logic):
+    fixed, moving = pair()
+    first = accepted(logic, fixed, moving)
+    made(logic, fixed, first.result.warpedNode)
+    logic.adopt(first)
+    logic.revert()
+    assert logic.runs() == []
+    assert "removed" in kinds(logic)
+
+
+def test_an_unknown_interpolation_leaves_the_result_before(logic):
+    run = accepted(logic, *pair())
+    transform, run.canContinue = run.result.transformNode.GetTransformFromParent(), False
+    with pytest.raises(RegistrationError, match="no interpolation 'curly'"):
+        logic.acceptStep(1, interpolation="curly")
+    assert run.result.transformNode.GetTransformFromParent() is transform
+
+
+def test_a_background_that_the_voxels_cannot_hold(logic):
+    fixed, moving = pair()
+    slicer.util.updateVolumeFromArray(moving, slicer.util.arrayFromVolume(moving).astype(np.uint16))
+    run = made(logic, fixed, moving)
+    with pytest.raises(RegistrationError, match="from 0 to 65535"):
+        logic.acceptStep(background=-1000)
+    logic.acceptStep(background=0)
+    logic.wait()
+    assert run.result is not None
+
+
+def test_steps_that_wait_to_be_shown_can_be_cancelled(logic, monkeypatch):
+    add = Steps.add
+    monkeypatch.setattr(Steps, "add", lambda *arguments: (time.sleep(0.1), add(*arguments)))
+    run = logic.registerVolumes(*pair(flat=True), wait=False, **{**FEW, "steps": 30})
+    until(logic, lambda: not logic._worker.pending)
+    assert run.isRunning
+    assert logic.busy
+    logic.cancel()
+    logic.wait()
+    assert (run.state, logic.runs()) == ("cancelled", [])
+
+
+def test_the_phase_is_known_again(logic):
+    run = accepted(logic, *pair())
+    logic.acceptStep(1)
+    assert run.phase == "write"
+    logic.wait()
+    assert run.phase == ""
+    logic.continueRun(1)
+    assert run.phase == "deform"
+    logic.wait()
+    logic.continueRun(1)
+    assert run.phase == "deform"
+    logic.wait()
+    assert run.phase == ""
+
+
+def test_a_result_without_a_transform_hands_on_where_the_volume_was(logic, scene):
+    fixed, moving = pair()
+    own = scene.AddNewNodeByClass("vtkMRMLTransformNode", "Own")
+    moving.SetAndObserveTransformNodeID(own.GetID())
+    first, second = accepted(logic, fixed, moving), accepted(logic, fixed, moving)
+    logic.adopt(first)
+    logic.acceptStep(transform="none")
+    logic.adopt(second)
+    logic.showWarped(True)
+    logic.revert()
+    assert moving.GetParentTransformNode() is own
+
+
+def test_a_script_that_is_cancelled_takes_no_other_run_back(logic, scene):
+    fixed, moving = pair()
+    first = accepted(logic, fixed, moving)
+    logic.listeners.append(lambda event: logic.adoptLatest() if event["event"] == "reverted" else None)  # as the panel
+    logic.listeners.append(lambda event: logic.cancel() if event["event"] == "step" else None)
+    with pytest.raises(RegistrationError, match="stopped"):
+        logic.registerVolumes(fixed, moving, **ENDLESS)
+    del logic.listeners[1:]
+    assert logic.run is first
+    assert first.result.transformNode.GetScene() is scene
+
+
+def test_the_views_are_the_current_run_s(logic, scene):
+    fixed = volumeNode("Saved")
+    made(logic, fixed, volumeNode("With it", 2.0))
+    logic._known.clear()  # as if the scene had been opened with it
+    logic.run = None
+    made(logic, *pair())
+    before = display.views()
+    scene.RemoveNode(fixed)
+    assert display.views() == before
+
+
+@pytest.mark.parametrize("step", [15, 20])
+def test_steps_that_cannot_be_shown_are_no_start(logic, scene, step):
+    run = made(logic, *pair(flat=True), steps=60)
+    if step == 20:
+        scene.RemoveNode(run.sequenceNode)
+    with pytest.raises(RegistrationError, match="was not kept"):
+        logic.continueRun(1, step=step)
+    assert (run.made, run.state, logic.busy) == (60, "done", False)
+
+
+def test_what_another_logic_accepted_outlives_its_volumes(scene, worker):
+    panel, script = RegistrationLogic(worker), RegistrationLogic(worker)
+    fixed, moving = pair()
+    run = made(script, fixed, moving)
+    panel.adopt(panel.runs()[-1])
+    script.acceptStep()
+    script.wait()
+    script.disconnect()
+    scene.RemoveNode(fixed)
+    assert all(getattr(run.result, name).GetScene() is scene for name in RESULT)
+    assert (panel.run, panel.runs()) == (None, [])
+    until(script, lambda: not worker.pending)
+    panel.disconnect()
+
+
+def test_the_latest_run_that_leaves_the_scene_as_it_is(logic):
+    fixed, moving = pair()
+    first, second = accepted(logic, fixed, moving), accepted(logic, fixed, moving)
+    for run, expected in ((first, first), (second, second)):
+        logic.adopt(run)
+        shown = moving.GetParentTransformNode()
+        logic.run = None
+        logic.adoptLatest()
+        assert logic.run is expected
+        assert moving.GetParentTransformNode() is shown
+
+
+def test_many_steps_are_not_read_for_each_node_that_goes(logic, monkeypatch):
+    made(logic, *pair(flat=True))
+    logic._known.clear()
+    logic.run = None
+    read = []
+    monkeypatch.setattr(quality.Progress, "_stored", lambda self: read.append(self) or [])
+    slicer.mrmlScene.RemoveNode(volumeNode("Any"))
+    assert read == []
+
+
+def test_a_folder_that_somebody_tidied_up(logic):
+    fixed, moving = pair(flat=True)
+    accepted(logic, fixed, moving)
+    shutil.rmtree(logic._folder)
+    assert made(logic, fixed, moving).made == 2

@@ -181,6 +181,13 @@ def test_weights_are_for_the_method_that_takes_them(panel, ui, method, sent):
     assert ("weights" in settings(parameters(), panel.widget.logic.methods)) == sent
 
 
+def test_chosen_weights_are_sent_before_the_worker_is_ready(panel, ui):
+    from RecurrentRegistrationSlicer.panel.parameters import settings
+
+    parameters().weights, parameters().method = "model.safetensors", "riir"
+    assert settings(parameters(), [])["weights"] == "model.safetensors"
+
+
 def test_no_more_than_five_clicks_and_no_expert_option(panel, ui):
     fixed, moving = volume("Fixed"), volume("Moving", 2)
     parameters().linear = parameters().initial = "none"  # only to be quick
@@ -552,6 +559,54 @@ def test_an_earlier_run_is_there_again_after_the_later_was_reverted(panel, ui):
     ui.revertButton.click()
     assert panel.widget.logic.run is None
     assert not panel.widget.logic.runs()
+
+
+def test_reverting_leaves_the_result_that_was_shown(panel, ui):
+    choose(ui, volume("Fixed"), volume("Moving", 2), steps=2)
+    moving = parameters().movingVolume
+    for _ in range(2):
+        run = finished(panel)
+        ui.acceptButton.click()
+        panel.until(lambda run=run: run.result is not None)
+    ui.runCombo.currentIndex = 0
+    shown = moving.GetParentTransformNode()
+    finished(panel)
+    ui.revertButton.click()
+    assert "as it was" in ui.statusLabel.text
+    assert moving.GetParentTransformNode() is shown
+    assert ui.runCombo.currentIndex == 0
+
+
+def test_reverting_ends_the_comparison(panel, ui):
+    choose(ui, volume("Fixed"), volume("Moving", 2), steps=2)
+    first = finished(panel)
+    ui.acceptButton.click()
+    panel.until(lambda: first.result is not None)
+    finished(panel)
+    ui.compareCombo.currentIndex = ui.compareCombo.findData("checkerboard")
+    ui.revertButton.click()
+    assert panel.widget.logic.run is first
+    assert ui.compareCombo.currentIndex == 0
+    assert ui.fadeSlider.enabled
+
+
+def test_the_panel_is_entered_while_an_estimate_is_made(panel, ui):
+    choose(ui, volume("Fixed"), volume("Moving", 2), steps=2)
+    finished(panel)
+    logic = panel.widget.logic
+    logic.run = None
+    ui.estimateButton.click()
+    assert logic.busy
+    panel.widget.enter()
+    panel.until(idle(panel))
+
+
+def test_a_result_of_a_failed_run_says_so(panel, ui):
+    choose(ui, volume("Fixed"), volume("Moving", 2), steps=2)
+    run = finished(panel)
+    run.state, run.error, run.canContinue = "failed", "The worker ended.", False
+    ui.acceptButton.click()
+    assert "is the result" in ui.statusLabel.text
 
 
 def test_boxes_tell_what_the_scene_shows(panel, ui):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from RecurrentRegistrationLib.train.made import SHAPES, WRITERS
 from RecurrentRegistrationLib.train.pairing import pairs, spread
 from RecurrentRegistrationLib.train.reading import Reader
 from RecurrentRegistrationLib.train.sources import Bids, Folder, Learn2Reg, PairList, Series, Source
+from RecurrentRegistrationLib.train.sources.series import read_series
 from RecurrentRegistrationLib.train.splits import Split, divide
 from RecurrentRegistrationLib.train.store import Store
 from RecurrentRegistrationLib.volume import Grid, Volume
@@ -275,6 +277,7 @@ def test_augmentation_moves_labels_with_images() -> None:
         (lambda p: Folder(p / "none").collect(), "no folder"),
         (lambda p: Folder(p, pattern="*.mha").collect(), "No image"),
         (lambda p: Folder(p / "images", subject="(x)").collect(), "finds no group"),
+        (lambda p: Folder(p / "images", subject="(x").collect(), "no regular expression"),
         (lambda p: Bids(p).collect(), "no sub-"),
         (lambda p: Learn2Reg(p).collect(), "dataset.json"),
         (lambda p: PairList(p / "no.csv").collect(), "no list"),
@@ -285,9 +288,90 @@ def test_a_missing_data_set_is_told(make: Callable[[Path], Collection], sentence
         make(folder)
 
 
+@pytest.mark.parametrize("kind", ["labels", "masks", "keypoints"])
+def test_annotations_that_are_nowhere_are_told(kind: str, folder: Path) -> None:
+    with pytest.raises(InputError, match="elsewhere"):
+        Folder(folder / "images", **{kind: folder / "elsewhere"}).collect()
+
+
+def test_images_of_one_name_are_told(folder: Path) -> None:
+    (folder / "images" / "subject0_0.mha").write_bytes(b"")
+    with pytest.raises(InputError, match="named subject0_0"):
+        Folder(folder / "images").collect()
+
+
+@pytest.mark.parametrize("kind", ["labels", "masks", "sizes"])
+def test_pairs_that_cannot_share_a_batch_are_told(kind: str, folder: Path) -> None:
+    partial = folder / "partial"
+    partial.mkdir()
+    for session in "01":
+        name = f"subject0_{session}.nrrd"
+        if kind == "sizes":
+            Volume(scan(0, (8, 12)), Grid.regular((8, 12))).write(folder / "images" / name)
+        (folder / "labels" / name).rename(partial / name)
+    source = Folder(folder / "images", subject=r"(subject\d)", **({} if kind == "sizes" else {kind: partial}))
+    settings = {"pairing": "longitudinal", "split": Split(3, 0, 0)}
+    ImagePairs(source, **settings).setup()
+    with pytest.raises(InputError, match="cannot be in one batch"):
+        ImagePairs(source, batch_size=2, **settings).setup()
+
+
+def test_one_mask_makes_no_pair(folder: Path) -> None:
+    (folder / "masks").mkdir()
+    (folder / "labels" / "subject0_0.nrrd").rename(folder / "masks" / "subject0_0.nrrd")
+    with pytest.raises(InputError, match="only one of them has a mask"):
+        ImagePairs(Folder(folder / "images", masks=folder / "masks"), split=Split(6, 0, 0)).setup()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"window": (1.0, 0.0)},
+        {"percentiles": (99.0, 1.0)},
+        {"percentiles": (0.0, 199.0)},
+        {"preset": "x"},
+        {"shape": (0, 16)},
+        {"spacing": 0.0},
+        {"spacing": (1.0, -1.0)},
+    ],
+)
+def test_a_reader_that_cannot_read_is_refused(settings: dict) -> None:
+    with pytest.raises(InputError):
+        Reader(**settings)
+
+
+@pytest.mark.parametrize("settings", [{"noise": -1}, {"flip": 2}, {"gamma": -2}])
+def test_an_impossible_augmentation_is_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(InputError, match=next(iter(settings))):
+        Augmentation(**settings)
+
+
+def test_key_points_that_would_have_to_move_are_told_before_training(tmp_path: Path) -> None:
+    made = WRITERS["Folder"](tmp_path, 2, {"images": "x", "keypoints": "x"})
+    with pytest.raises(InputError, match="key points"):
+        ImagePairs(Folder(**made), split=Split(3, 0, 0), augmentation=Augmentation(rotate=5), workers=1).setup()
+
+
+def test_a_changed_series_is_read_again(tmp_path: Path) -> None:
+    def first(value: float) -> torch.Tensor:
+        frames = np.stack([scan(0)[0] + value, scan(1)[0]])
+        Volume(frames[np.newaxis], Grid.regular(frames.shape)).write(tmp_path / "one.nrrd")
+        os.utime(tmp_path / "one.nrrd", (value, value))
+        read_series.cache_clear()
+        case = Series(tmp_path).collect().cases[0]
+        return Store([case], Reader(window=(0, 200)), cache="disk", folder=tmp_path / "cache")[case.name]["image"]
+
+    assert not torch.equal(first(1), first(50))
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
-    [("", "no pair"), ("a\n", "columns"), ("fixed,moving\nx/a.nrrd,y/a.nrrd\n", "same name")],
+    [
+        ("fixed,moving,fixed_label\na,b,c\n", "column 'fixed_label'"),
+        ("", "no pair"),
+        ("a\n", "columns"),
+        ("fixed,moving\nx/a.nrrd,y/a.nrrd\n", "same name"),
+    ],
 )
 def test_a_broken_list_is_told(text: str, sentence: str, tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text(text, encoding="utf-8")

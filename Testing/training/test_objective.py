@@ -95,6 +95,16 @@ def test_what_a_batch_does_not_have_does_not_count() -> None:
     assert (total, parts) == (0, {})
 
 
+def test_a_term_that_does_not_count_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    pair = {k: v for k, v in batch().items() if k in ("fixed", "moving", "spacing")}
+    later = LossTerm("displacement", curriculum=Ramp(first=5))
+    objective = Objective([LossTerm("mse"), LossTerm("dice"), LossTerm("bending", stage="vSVF"), later])
+    for _ in range(2):
+        objective([step(torch.zeros(2, 2, *SHAPE), n) for n in (1, 2)], pair)
+    assert len(caplog.records) == 1
+    assert caplog.records[0].getMessage().endswith(": bending, dice.")
+
+
 def test_key_points_count_in_millimetres_and_gaps_do_not() -> None:
     pair = batch()
     pair["fixed_keypoints"] = torch.tensor([[[3.0, 4.0], [torch.nan, torch.nan]]] * 2)

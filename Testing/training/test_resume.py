@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -44,6 +45,13 @@ def test_killed_and_resumed_is_uninterrupted(write: Callable[..., Path], tmp_pat
     assert again == resumed, "what is finished is not trained again"
 
 
+def test_epochs_go_on_with_new_draws(write: Callable[..., Path], tmp_path: Path) -> None:
+    whole = train(Work(write(trainer__max_steps=4), tmp_path / "whole"))
+    epochs = {"trainer__max_steps": -1, "trainer__max_epochs": 2, "trainer__limit_train_batches": 2}
+    config = write("epochs", **epochs)
+    assert same(whole, train(Work(config, tmp_path / "epochs")))
+
+
 def test_stages_hand_their_weights_on(write: Callable[..., Path], tmp_path: Path) -> None:
     stages = [{"name": "one", "trainer": {"max_steps": 2}}, {"name": "two", "model": {"optimisation": {"rate": 0.0}}}]
     config = write(trainer__max_steps=1, stages=stages)
@@ -52,8 +60,49 @@ def test_stages_hand_their_weights_on(write: Callable[..., Path], tmp_path: Path
     assert same(tmp_path / "out" / "one" / "model.safetensors", last)
 
 
-def test_another_training_is_not_overwritten(write: Callable[..., Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("left", ["last.ckpt", "model.safetensors"])
+def test_another_training_is_not_overwritten(left: str, write: Callable[..., Path], tmp_path: Path) -> None:
     config = write(trainer__max_steps=1)
-    train(Work(config, tmp_path / "out", save_every=1))
+    train(Work(config, tmp_path / "out"))
+    for name in {"last.ckpt", "model.safetensors"} - {left}:
+        (tmp_path / "out" / name).unlink()
     with pytest.raises(InputError, match="--resume"):
         train(Work(config, tmp_path / "out"))
+
+
+def test_a_finished_training_goes_on_to_more_steps(write: Callable[..., Path], tmp_path: Path) -> None:
+    whole = train(Work(write(trainer__max_steps=5), tmp_path / "whole"))
+    train(Work(write(trainer__max_steps=3), tmp_path / "longer"))
+    longer = train(Work(write(trainer__max_steps=5), tmp_path / "longer", resume=True))
+    assert json.loads(longer.with_suffix(".json").read_text(encoding="utf-8"))["training_steps"] == 5
+    assert same(whole, longer)
+
+
+def test_resumed_with_another_rate_it_learns_at_that_rate(write: Callable[..., Path], tmp_path: Path) -> None:
+    train(Work(write(trainer__max_steps=2), tmp_path / "out"))
+    before = torch.load(tmp_path / "out" / "last.ckpt", weights_only=False)["state_dict"]
+    rest = {"rate": 1.0, "schedule": {"shape": "linear", "length": 1}}  # over since the first step
+    train(Work(write(trainer__max_steps=4, model__optimisation=rest), tmp_path / "out", resume=True))
+    after = torch.load(tmp_path / "out" / "last.ckpt", weights_only=False)["state_dict"]
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize(("damage", "sentence"), [(True, "cannot be read"), (False, "another method")])
+def test_a_checkpoint_that_does_not_fit_is_told(
+    damage: bool, sentence: str, write: Callable[..., Path], tmp_path: Path
+) -> None:
+    train(Work(write(trainer__max_steps=1), tmp_path / "out"))
+    (tmp_path / "out" / "model.safetensors").unlink()
+    checkpoint = tmp_path / "out" / "last.ckpt"
+    if damage:
+        checkpoint.write_bytes(checkpoint.read_bytes()[:200])
+    other = write("other", model__options={"width": 4 if damage else 8})
+    with pytest.raises(InputError, match=sentence):
+        train(Work(other, tmp_path / "out", resume=True))
+
+
+def test_first_weights_are_those_of_the_first_stage(write: Callable[..., Path], tmp_path: Path) -> None:
+    first = train(Work(write("first", trainer__max_steps=1), tmp_path / "first"))
+    stages = [{"name": "one"}, {"name": "two", "model": {"optimisation": {"rate": 0.0}}}]
+    last = train(Work(write(trainer__max_steps=1, stages=stages), tmp_path / "out", (f"--model.initial={first}",)))
+    assert same(tmp_path / "out" / "one" / "model.safetensors", last)

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.train import terms
+from RecurrentRegistrationLib.train.judged import Judged
 from RecurrentRegistrationLib.train.run import Work, train
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -35,6 +36,23 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_batch(
     assert kept["step"] == 3
     assert kept["batch"]["fixed"].shape == (2, 1, 24, 20)
     assert (tmp_path / "out" / "last.ckpt").exists()
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_a_gradient_that_is_no_number_stops_before_the_weights_are_touched(
+    write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = iter(range(100))
+
+    def steep(judged: Judged) -> torch.Tensor:  # 0 with an infinite slope
+        wrong = (judged.warped - judged.warped.detach()).abs().mean().sqrt() if next(calls) > 2 else 0.0
+        return judged.warped.mean() + wrong
+
+    monkeypatch.setitem(terms.TERMS, "mse", lambda: steep)
+    with pytest.raises(InputError, match=r"gradient is no number at step 3.*bad_batch_3_0\.pt"):
+        train(Work(write(), tmp_path / "out", save_every=1))
+    kept = torch.load(tmp_path / "out" / "last.ckpt", weights_only=False)["state_dict"]
+    assert all(value.isfinite().all() for value in kept.values())
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
@@ -85,6 +103,29 @@ def test_two_processes_are_one_with_twice_the_batch(write: Callable[..., Path], 
     apart = max(np.abs((one[name] - two[name]).numpy()).max() for name in one)
     assert moved > 1e-4
     assert apart < 1e-3 * moved
+
+
+def test_a_loss_that_is_no_number_in_one_process_is_told_by_all(write: Callable[..., Path], tmp_path: Path) -> None:
+    script = tmp_path / "spoilt.py"
+    script.write_text(
+        "import os, sys\nfrom RecurrentRegistrationLib.cli import run\n"
+        "from RecurrentRegistrationLib.train import terms\n"
+        "worth = float('nan') if os.environ.get('LOCAL_RANK') == '1' else 1.0\n"
+        "terms.TERMS['mse'] = lambda: lambda judged: judged.warped.mean() * worth\n"
+        "sys.exit(run(sys.argv[1:]))\n",
+        encoding="utf-8",
+    )
+    line = [sys.executable, str(script), "train", str(write()), "-o", str(tmp_path / "out")]
+    done = subprocess.run(
+        [*line, "--trainer.devices=2", "--trainer.strategy=ddp"],
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
+    assert "The loss is nan at step 0" in done.stderr
 
 
 def test_weights_come_with_their_story(write: Callable[..., Path], tmp_path: Path) -> None:

@@ -30,8 +30,7 @@ class CompareSection:
         ui.compareCombo.enabled = run is not None and bool(run.keptSteps)
         ui.fadeSlider.enabled = run is not None and not self._shown
         if run is None and self._shown:
-            self._shown = ""
-            ui.compareCombo.currentIndex = 0
+            self._forget()
 
     def _onCompare(self) -> None:
         run, box = self._panel.logic.run, self._panel.ui.compareCombo
@@ -54,10 +53,18 @@ class CompareSection:
         run, kinds = self._panel.logic.run, ("selected", "done", "cancelled", "result")
         if event["event"] in kinds and run is not None and self._shown not in ("", SIDE_BY_SIDE):
             display.compare(run, self._shown)
+        elif event["event"] in ("reverted", "removed"):  # with the comparison; an earlier run may be current already
+            self._forget()
         elif event["event"] == "leaving":  # the current run: another one is about to be shown
             self._panel.ui.compareCombo.currentIndex = 0
         elif event["event"] == "phase" and event["name"] == "read":
             self._onFade()
+
+    def _forget(self) -> None:
+        box = self._panel.ui.compareCombo
+        blocked = box.blockSignals(True)
+        box.currentIndex, self._shown = 0, ""
+        box.blockSignals(blocked)
 
     def _onFade(self) -> None:
         display.setFade(self._panel.ui.fadeSlider.value)

@@ -62,10 +62,10 @@ def inputs(parameters) -> dict:
 
 
 def settings(parameters, cards: list[dict]) -> dict:
-    """The settings of a registration; `cards` are the methods', and only those that are trained take weights."""
+    """The settings of a registration; `cards` are the methods' that are known: trained ones take weights."""
     names = ("preset", "method", "linear", "device")
-    trained = parameters.method in [card["name"] for card in cards if card["trained"]]
-    optional = (*(["weights"] if trained else []), "steps", "refine", "spacing")
+    untrained = ("auto", "none", *(card["name"] for card in cards if not card["trained"]))
+    optional = (*(["weights"] if parameters.method not in untrained else []), "steps", "refine", "spacing")
     return (
         inputs(parameters)
         | {name: getattr(parameters, name) for name in names}

@@ -121,7 +121,7 @@ def statusText(run) -> str:
         return _("The result is being written.")
     if run.error:
         return run.error
-    if run.result is not None and run.state in ("stopped", "done"):
+    if run.result is not None and run.state in ("stopped", "done", "failed"):  # its error went when it was accepted
         return _("Done: step {step} is the result.").format(step=run.result.step)
     return states.get(run.state, "")
 

@@ -40,8 +40,8 @@ class StepsSection:
         """After a run was taken back, an earlier one is the current one."""
         logic = self._panel.logic
         gone = event["event"] == "reverted" or (event["event"] == "removed" and not event["closed"])
-        if gone and logic.run is None and not logic.busy and logic.runs():
-            logic.adopt(logic.runs()[-1])
+        if gone:
+            logic.adoptLatest()
 
     def showStep(self) -> None:
         """Bring slider, numbers and buttons to the step that the scene shows: often, while steps are made."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from RecurrentRegistrationLib.errors import InputError
-from RecurrentRegistrationLib.train.cases import Collection
+from RecurrentRegistrationLib.train.cases import Case, Collection
 
 IMAGES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".dcm")
 
@@ -32,6 +34,23 @@ def images_in(folder: Path, pattern: str = "*") -> list[Path]:
     if not found:
         raise InputError(f"No image in {folder} matches '{pattern}'.")
     return found
+
+
+def annotated(cases: Sequence[Case], wanted: Mapping[str, object]) -> Sequence[Case]:
+    """The cases. Raises InputError where an annotation that is asked for is nowhere, or two images share a name.
+
+    Args:
+        cases: of a source.
+        wanted: where each kind of annotation is looked for, by its name in a `Case`; None for not at all.
+    """
+    for kind, place in wanted.items():
+        if place is not None and not any(getattr(case, kind) for case in cases):
+            raise InputError(f"No image has {kind} in '{place}': their files are named as the images are.")
+    names = Counter(case.name for case in cases)
+    twice = next((name for name, count in names.items() if count > 1), None)
+    if twice is not None:
+        raise InputError(f"Several images are named {twice}: rename them, or choose by a pattern.")
+    return cases
 
 
 def beside(folder: Path | str | None, name: str, endings: tuple[str, ...]) -> str | None:

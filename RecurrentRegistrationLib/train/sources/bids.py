@@ -6,7 +6,7 @@ from pathlib import Path
 
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.train.cases import Case, Collection
-from RecurrentRegistrationLib.train.sources.base import Source, stem
+from RecurrentRegistrationLib.train.sources.base import Source, annotated, stem
 
 
 class Bids(Source):
@@ -28,7 +28,7 @@ class Bids(Source):
         found = sorted(root.glob(f"sub-*/**/anat/*_{self.suffix}.nii*"))
         if not found:
             raise InputError(f"There is no sub-*/anat/*_{self.suffix}.nii.gz in {root}.")
-        return Collection(tuple(map(self._case, found)))
+        return Collection(tuple(annotated([*map(self._case, found)], {"labels": self.labels, "mask": self.masks})))
 
     def _case(self, path: Path) -> Case:
         entities = dict(part.split("-", 1) for part in stem(path).split("_") if "-" in part)

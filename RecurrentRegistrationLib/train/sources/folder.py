@@ -7,7 +7,7 @@ from pathlib import Path
 
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.train.cases import Case, Collection
-from RecurrentRegistrationLib.train.sources.base import IMAGES, Source, beside, images_in, stem
+from RecurrentRegistrationLib.train.sources.base import IMAGES, Source, annotated, beside, images_in, stem
 
 
 class Folder(Source):
@@ -37,8 +37,11 @@ class Folder(Source):
         self.pattern, self.subject, self.group = pattern, subject, group
 
     def collect(self) -> Collection:
-        """One case for each image; an annotation that is missing stays None."""
-        return Collection(tuple(map(self._case, images_in(Path(self.images), self.pattern))))
+        """One case for each image; an annotation that is missing stays None, but not all of a kind."""
+        cases = [self._case(path) for path in images_in(Path(self.images), self.pattern)]
+        return Collection(
+            tuple(annotated(cases, {"labels": self.labels, "keypoints": self.keypoints, "mask": self.masks}))
+        )
 
     def _case(self, path: Path) -> Case:
         name = stem(path)
@@ -54,7 +57,10 @@ class Folder(Source):
 
 
 def _first_group(expression: str, name: str) -> str:
-    found = re.search(expression, name)
+    try:
+        found = re.search(expression, name)
+    except re.error as error:
+        raise InputError(f"'{expression}' is no regular expression: {error}.") from error
     if not found or not found.groups():
         raise InputError(f"The expression '{expression}' finds no group in the name '{name}'.")
     return found.group(1)

@@ -10,6 +10,7 @@ from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.train.cases import PARTS, Case, Collection, Names
 from RecurrentRegistrationLib.train.sources.base import Source, stem
 
+KINDS = ("labels", "keypoints", "mask", "subject")  # of a column, after the name of the image
 COLUMNS = ("moving", "fixed", "moving_labels", "fixed_labels")  # of a list without a header
 
 
@@ -17,8 +18,9 @@ class PairList(Source):
     """A text file for each part of a split, one pair a line.
 
     With a header line the columns are named: `fixed`, `moving` and, as far as there are any, `fixed_labels`,
-    `moving_labels`, `fixed_keypoints`, `moving_keypoints`, `fixed_subject`, `moving_subject`. Without one they are
-    moving, fixed, moving labels, fixed labels. Commas, tabs or blanks part them; paths count from the list's folder.
+    `moving_labels`, `fixed_keypoints`, `moving_keypoints`, `fixed_mask`, `moving_mask`, `fixed_subject`,
+    `moving_subject`. Without one they are moving, fixed, moving labels, fixed labels. Commas, tabs or blanks part them;
+    paths count from the list's folder.
 
     Args:
         train: the list of training pairs.
@@ -56,7 +58,11 @@ def _rows(path: Path) -> list[dict[str, str]]:
     separator = next((s for s in ",\t" if lines and s in lines[0]), " ")
     table = list(csv.reader(lines, delimiter=separator, skipinitialspace=True))
     named = bool(table) and "fixed" in table[0] and "moving" in table[0]
-    header = table.pop(0) if named else list(COLUMNS)
+    header = [word.strip() for word in table.pop(0)] if named else list(COLUMNS)
+    sided = [word for word in header if word.startswith(("fixed_", "moving_"))]
+    strange = [word for word in sided if word.partition("_")[2] not in KINDS]
+    if strange:
+        raise InputError(f"{path} has a column '{strange[0]}'; of an image there are {', '.join(KINDS)}.")
     if not table:
         raise InputError(f"{path} lists no pair.")
     for number, row in enumerate(table, start=1 + named):
@@ -77,5 +83,6 @@ def _case(row: Mapping[str, str], side: str, folder: Path, part: str) -> Case:
         image=str(image),
         labels=file("labels"),
         keypoints=file("keypoints"),
+        mask=file("mask"),
         part=part,
     )

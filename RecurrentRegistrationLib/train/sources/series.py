@@ -69,6 +69,11 @@ def is_frame(name: str) -> bool:
     return "?" in name
 
 
+def file_of(name: str) -> str:
+    """The file of a frame; any other name as it is."""
+    return name.rpartition("?")[0] if is_frame(name) else name
+
+
 def read_frame(name: str) -> Volume:
     """The 2D image of a frame."""
     path, _, position = name.rpartition("?")
