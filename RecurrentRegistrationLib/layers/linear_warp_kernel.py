@@ -51,6 +51,28 @@ def _cut(low, high, start, step, size):
 
 
 @inline
+def _row(matrix, k, j, image, width):
+    """Where a row begins, and the range of its voxels that lies well inside the image."""
+    Z, Y, X = image.shape
+    z, y, x = _start(matrix, 0, k, j), _start(matrix, 1, k, j), _start(matrix, 2, k, j)
+    low, high = _cut(0, width, z, matrix[0, 2], Z)
+    low, high = _cut(low, high, y, matrix[1, 2], Y)
+    low, high = _cut(low, high, x, matrix[2, 2], X)
+    return z, y, x, low, high
+
+
+@inline
+def _corners_inside(image, flat, z, y, x):
+    """The eight values around a point that lies inside; coordinates are unsigned."""
+    _, Y, X = image.shape
+    one, up, over = np.uintp(1), np.uintp(X), np.uintp(Y * X)
+    o = np.uintp((z * np.uint32(Y) + y) * np.uint32(X) + x)
+    p, q = o + up, o + over
+    r = q + up
+    return flat[o], flat[o + one], flat[p], flat[p + one], flat[q], flat[q + one], flat[r], flat[r + one]
+
+
+@inline
 def _corners(image, flat, z, y, x):
     """The eight values around a point, 0 outside."""
     Z, Y, X = image.shape
@@ -94,26 +116,18 @@ def _linear_warp(image, matrices, values, inside):
     flat = image.reshape(Z * Y * X)
     B, D, H, W = values.shape
     half = np.float32(0.5)
-    up, over = np.uintp(X), np.uintp(Y * X)
-    one = np.uintp(1)
     for n in prange(B * D):
         b, k = n // D, n % D
         m = matrices[b]
         mz, my, mx = m[0, 2], m[1, 2], m[2, 2]
         for j in range(H):
-            z0, y0, x0 = _start(m, 0, k, j), _start(m, 1, k, j), _start(m, 2, k, j)
-            low, high = _cut(0, W, z0, mz, Z)
-            low, high = _cut(low, high, y0, my, Y)
-            low, high = _cut(low, high, x0, mx, X)
+            z0, y0, x0, low, high = _row(m, k, j, image, W)
             out, within = values[b, k, j], inside[b, k, j]
             for i in range(low, high):
                 step = np.float32(i)
                 z, y, x = z0 + mz * step, y0 + my * step, x0 + mx * step
                 iz, iy, ix = np.uint32(z), np.uint32(y), np.uint32(x)
-                o = np.uintp((iz * np.uint32(Y) + iy) * np.uint32(X) + ix)
-                p, q = o + up, o + over
-                r = q + up
-                v = flat[o], flat[o + one], flat[p], flat[p + one], flat[q], flat[q + one], flat[r], flat[r + one]
+                v = _corners_inside(image, flat, iz, iy, ix)
                 out[i] = _mixed(v, z - np.float32(iz), y - np.float32(iy), x - np.float32(ix))
             for i in range(low, high):
                 within[i] = np.float32(1)
@@ -134,17 +148,12 @@ def _linear_warp_gradient(image, matrices, grad, sums):
     Z, Y, X = image.shape
     flat = image.reshape(Z * Y * X)
     B, D, H, W = grad.shape
-    up, over = np.uintp(X), np.uintp(Y * X)
-    one = np.uintp(1)
     for n in prange(B * D):
         b, k = n // D, n % D
         m = matrices[b]
         mz, my, mx = m[0, 2], m[1, 2], m[2, 2]
         for j in range(H):
-            z0, y0, x0 = _start(m, 0, k, j), _start(m, 1, k, j), _start(m, 2, k, j)
-            low, high = _cut(0, W, z0, mz, Z)
-            low, high = _cut(low, high, y0, my, Y)
-            low, high = _cut(low, high, x0, mx, X)
+            z0, y0, x0, low, high = _row(m, k, j, image, W)
             g = grad[b, k, j]
             sz, sy, sx = np.float32(0), np.float32(0), np.float32(0)
             tz, ty, tx = np.float32(0), np.float32(0), np.float32(0)
@@ -152,10 +161,7 @@ def _linear_warp_gradient(image, matrices, grad, sums):
                 step = np.float32(i)
                 z, y, x = z0 + mz * step, y0 + my * step, x0 + mx * step
                 iz, iy, ix = np.uint32(z), np.uint32(y), np.uint32(x)
-                o = np.uintp((iz * np.uint32(Y) + iy) * np.uint32(X) + ix)
-                p, q = o + up, o + over
-                r = q + up
-                v = flat[o], flat[o + one], flat[p], flat[p + one], flat[q], flat[q + one], flat[r], flat[r + one]
+                v = _corners_inside(image, flat, iz, iy, ix)
                 dz, dy, dx = _slopes(v, z - np.float32(iz), y - np.float32(iy), x - np.float32(ix))
                 dz, dy, dx = g[i] * dz, g[i] * dy, g[i] * dx
                 sz, sy, sx = sz + dz, sy + dy, sx + dx
