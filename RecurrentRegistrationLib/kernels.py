@@ -158,11 +158,25 @@ if numba is not None:
     inline = njit(fastmath=_fast, error_model="numpy", forceinline=True)  # kept on disk within the kernels
 
     @inline
-    def corner(z, y, x, Z, Y, X):
+    def _corner(z, y, x, Z, Y, X):
         """Offset of a voxel, or -1 outside the image."""
         if z < 0 or y < 0 or x < 0 or z >= Z or y >= Y or x >= X:
             return -1
         return (z * Y + y) * X + x
+
+    @inline
+    def corners(z, y, x, Z, Y, X):
+        """Offsets of the eight voxels around a point, -1 outside the image."""
+        return (
+            _corner(z, y, x, Z, Y, X),
+            _corner(z, y, x + 1, Z, Y, X),
+            _corner(z, y + 1, x, Z, Y, X),
+            _corner(z, y + 1, x + 1, Z, Y, X),
+            _corner(z + 1, y, x, Z, Y, X),
+            _corner(z + 1, y, x + 1, Z, Y, X),
+            _corner(z + 1, y + 1, x, Z, Y, X),
+            _corner(z + 1, y + 1, x + 1, Z, Y, X),
+        )
 
     @inline
     def value(row, offset):
@@ -199,14 +213,7 @@ if numba is not None:
                             far = by * (bx * m[q] + ax * m[q + one]) + ay * (bx * m[r] + ax * m[r + one])
                             values[c, k, j, i] = bz * near + az * far
                     else:
-                        o000 = corner(z0, y0, x0, Z, Y, X)
-                        o001 = corner(z0, y0, x0 + 1, Z, Y, X)
-                        o010 = corner(z0, y0 + 1, x0, Z, Y, X)
-                        o011 = corner(z0, y0 + 1, x0 + 1, Z, Y, X)
-                        o100 = corner(z0 + 1, y0, x0, Z, Y, X)
-                        o101 = corner(z0 + 1, y0, x0 + 1, Z, Y, X)
-                        o110 = corner(z0 + 1, y0 + 1, x0, Z, Y, X)
-                        o111 = corner(z0 + 1, y0 + 1, x0 + 1, Z, Y, X)
+                        o000, o001, o010, o011, o100, o101, o110, o111 = corners(z0, y0, x0, Z, Y, X)
                         for c in range(C):
                             m = flat[c]
                             near = by * (bx * value(m, o000) + ax * value(m, o001))
@@ -234,14 +241,7 @@ if numba is not None:
                     z0, y0, x0 = int(fz), int(fy), int(fx)
                     az, ay, ax = np.float32(z - fz), np.float32(y - fy), np.float32(x - fx)
                     bz, by, bx = np.float32(1) - az, np.float32(1) - ay, np.float32(1) - ax
-                    o000 = corner(z0, y0, x0, Z, Y, X)
-                    o001 = corner(z0, y0, x0 + 1, Z, Y, X)
-                    o010 = corner(z0, y0 + 1, x0, Z, Y, X)
-                    o011 = corner(z0, y0 + 1, x0 + 1, Z, Y, X)
-                    o100 = corner(z0 + 1, y0, x0, Z, Y, X)
-                    o101 = corner(z0 + 1, y0, x0 + 1, Z, Y, X)
-                    o110 = corner(z0 + 1, y0 + 1, x0, Z, Y, X)
-                    o111 = corner(z0 + 1, y0 + 1, x0 + 1, Z, Y, X)
+                    o000, o001, o010, o011, o100, o101, o110, o111 = corners(z0, y0, x0, Z, Y, X)
                     gz, gy, gx = np.float32(0), np.float32(0), np.float32(0)
                     for c in range(C):
                         m = flat[c]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -52,33 +53,32 @@ def fingerprint(volumeNode) -> dict:
     """What a volume holds and where, as far as a later look needs it; it survives saving."""
     array = slicer.util.arrayFromVolume(volumeNode)
     sample = np.ascontiguousarray(array.ravel()[:: max(1, array.size // SAMPLE)])
-    return {"index": localIndex(volumeNode).tolist(), "shape": array.shape, "voxels": zlib.crc32(sample)}
+    return {"index": localIndex(volumeNode).tolist(), "shape": list(array.shape), "voxels": zlib.crc32(sample)}
 
 
 def isUnchanged(volumeNode, known: dict | None) -> bool:
     """Whether a volume is still what its fingerprint says; True where there is none."""
-    if known is None:
-        return True
-    if volumeNode.GetImageData() is None:
-        return False
-    found = fingerprint(volumeNode)
-    same = list(found["shape"]) == list(known["shape"]) and found["voxels"] == known["voxels"]
-    return same and np.allclose(found["index"], known["index"], atol=1e-4)
+    return _agrees(volumeNode, fingerprint, known)
 
 
 def place(volumeNode) -> dict:
     """Where the voxels of a volume are in the world."""
-    return {"index": indexToWorld(volumeNode).tolist(), "size": volumeNode.GetImageData().GetDimensions()}
+    return {"index": indexToWorld(volumeNode).tolist(), "size": list(volumeNode.GetImageData().GetDimensions())}
 
 
 def isPlaced(volumeNode, known: dict | None) -> bool:
     """Whether a volume still has its voxels where `place` found them; True where it was not asked."""
+    return _agrees(volumeNode, place, known)
+
+
+def _agrees(volumeNode, describe: Callable[..., dict], known: dict | None) -> bool:
+    """Whether a volume is described as it was before, up to rounding."""
     if known is None:
         return True
     if volumeNode.GetImageData() is None:
         return False
-    found = place(volumeNode)
-    return list(found["size"]) == list(known["size"]) and np.allclose(found["index"], known["index"], atol=1e-4)
+    found = describe(volumeNode)
+    return {**found, "index": known["index"]} == known and np.allclose(found["index"], known["index"], atol=1e-4)
 
 
 def writeMask(maskNode, path: Path, frame: Frame) -> None:

@@ -13,7 +13,7 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from RecurrentRegistrationLib.kernels import array, corner, inline, kernel, run, value
+from RecurrentRegistrationLib.kernels import array, corners, inline, kernel, run, value
 
 
 def linear_warp(image: Tensor, matrices: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -76,15 +76,16 @@ def _corners_inside(image, flat, z, y, x):
 def _corners(image, flat, z, y, x):
     """The eight values around a point, 0 outside."""
     Z, Y, X = image.shape
+    a, b, c, d, e, f, g, h = corners(z, y, x, Z, Y, X)
     return (
-        value(flat, corner(z, y, x, Z, Y, X)),
-        value(flat, corner(z, y, x + 1, Z, Y, X)),
-        value(flat, corner(z, y + 1, x, Z, Y, X)),
-        value(flat, corner(z, y + 1, x + 1, Z, Y, X)),
-        value(flat, corner(z + 1, y, x, Z, Y, X)),
-        value(flat, corner(z + 1, y, x + 1, Z, Y, X)),
-        value(flat, corner(z + 1, y + 1, x, Z, Y, X)),
-        value(flat, corner(z + 1, y + 1, x + 1, Z, Y, X)),
+        value(flat, a),
+        value(flat, b),
+        value(flat, c),
+        value(flat, d),
+        value(flat, e),
+        value(flat, f),
+        value(flat, g),
+        value(flat, h),
     )
 
 
