@@ -8,7 +8,7 @@ from setuptools.command.build_py import build_py
 
 
 class BuildWithWeights(build_py):
-    """Builds the package with `Resources/Models` in it; from there `zoo` reads them."""
+    """Builds the package with `Resources/Models` in it; from there `weights` reads them."""
 
     def run(self) -> None:
         """Copy them where this is not an installation of the sources themselves."""

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from RecurrentRegistrationLib.errors import InputError
-from RecurrentRegistrationLib.files import complete, suffix_of
+from RecurrentRegistrationLib.io.files import complete, suffix_of
 from RecurrentRegistrationLib.volume import Grid
 
 SCHEMA = (

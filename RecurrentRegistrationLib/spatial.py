@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from RecurrentRegistrationLib import kernels
+from RecurrentRegistrationLib.kernels import volumes
 
 Padding = Literal["zeros", "border"]
 Mode = Literal["bilinear", "nearest"]
@@ -71,7 +71,7 @@ def warp(image: Tensor, displacement: Tensor, *, mode: Mode = "bilinear", paddin
         image = image.expand(batch, *image.shape[1:])
     if displacement.shape[0] != batch:
         displacement = displacement.expand(batch, *displacement.shape[1:])
-    if mode == "bilinear" and kernels.can_warp(image, displacement):
+    if mode == "bilinear" and volumes.can_warp(image, displacement):
         return _FusedWarp.apply(image, displacement, padding)
     return _sample(image, displacement, mode, padding)
 
@@ -126,7 +126,7 @@ class _FusedWarp(torch.autograd.Function):
     def forward(ctx: Any, image: Tensor, displacement: Tensor, padding: Padding) -> Tensor:
         ctx.save_for_backward(image, displacement)
         ctx.padding = padding
-        return kernels.warp(image, displacement, padding)
+        return volumes.warp(image, displacement, padding)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -139,7 +139,7 @@ class _FusedWarp(torch.autograd.Function):
             return next(found) if wants_image else None, next(found) if wants_displacement else None, None
         grad_image = _image_gradient(image, displacement, grad, ctx.padding) if wants_image else None
         if wants_displacement:
-            return grad_image, kernels.warp_gradient(image, displacement, grad, ctx.padding), None
+            return grad_image, volumes.warp_gradient(image, displacement, grad, ctx.padding), None
         return grad_image, None, None
 
 
@@ -283,8 +283,8 @@ def jacobian_determinant(displacement: Tensor) -> Tensor:
 
     The value is the same in voxels and in millimetres, whatever the spacing and the direction of the lattice.
     """
-    if kernels.can_differentiate(displacement):
-        return kernels.jacobian_determinant(displacement)
+    if volumes.can_differentiate(displacement):
+        return volumes.jacobian_determinant(displacement)
     d = dimension_of(displacement)
     rows = [[difference(displacement[:, c : c + 1], a) + float(a == c) for a in range(d)] for c in range(d)]
     if d == 2:
@@ -315,8 +315,8 @@ def gaussian_smooth(image: Tensor, sigma: float | Sequence[float]) -> Tensor:
     dimension = dimension_of(image)
     sigmas = [sigma] * dimension if isinstance(sigma, (int, float)) else list(sigma)
     taps = [gaussian_taps(s) for s in sigmas]
-    if kernels.can_smooth(image):
-        return kernels.smooth(image, taps)
+    if volumes.can_smooth(image):
+        return volumes.smooth(image, taps)
     for axis, weights in enumerate(taps):
         if weights.numel() > 1:
             image = _filter(image, weights.to(image), axis + 2)

@@ -16,9 +16,10 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from RecurrentRegistrationLib import headers, spatial
+from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.errors import InputError
-from RecurrentRegistrationLib.files import complete, suffix_of
+from RecurrentRegistrationLib.io import headers
+from RecurrentRegistrationLib.io.files import complete, suffix_of
 from RecurrentRegistrationLib.volume import Grid, write_image
 
 TRANSFORM_ENDINGS = (".h5", ".hdf5", ".tfm", ".txt")

@@ -16,9 +16,9 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from RecurrentRegistrationLib import headers
 from RecurrentRegistrationLib.errors import InputError
-from RecurrentRegistrationLib.files import complete, suffix_of
+from RecurrentRegistrationLib.io import headers
+from RecurrentRegistrationLib.io.files import complete, suffix_of
 
 INTERPOLATORS = {
     "linear": sitk.sitkLinear,

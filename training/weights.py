@@ -23,12 +23,12 @@ import torch
 import yaml
 from torch import Tensor
 
-from RecurrentRegistrationLib import methods, registration, spatial, zoo
+from RecurrentRegistrationLib import methods, pipeline, spatial, weights
 from RecurrentRegistrationLib.losses.regularity import diffusion
 from RecurrentRegistrationLib.losses.similarity import LocalCorrelation
 from RecurrentRegistrationLib.methods.base import Method
-from RecurrentRegistrationLib.preparation import PRESETS, Prepared, antialiased, linear_displacement, prepare
-from RecurrentRegistrationLib.registration import Options
+from RecurrentRegistrationLib.pipeline.preparation import PRESETS, Prepared, antialiased, linear_displacement, prepare
+from RecurrentRegistrationLib.pipeline.run import Options
 from RecurrentRegistrationLib.step import Step
 from RecurrentRegistrationLib.transform import Affine
 from RecurrentRegistrationLib.volume import Grid, Volume
@@ -181,7 +181,7 @@ def linear_start(first: Path, image: Path) -> np.ndarray:
     """The linear stage of `register`: a homogeneous matrix from points of the first image to those of another."""
     matrix = np.eye(4)
     if image != first:
-        run = registration.start(Volume.read(first), Volume.read(image), options=Options(device="cpu"))
+        run = pipeline.start(Volume.read(first), Volume.read(image), options=Options(device="cpu"))
         step = next(step for step in run if run.phase == "deform")
         matrix = next(part.matrix for part in run.transform_at(step).parts if isinstance(part, Affine))
     return matrix
@@ -382,7 +382,7 @@ def main() -> None:
     if how.features:
         teach_features(method, subjects[: -how.validation], how, how.features)
     train(method, subjects[: -how.validation], subjects[-how.validation :], how)
-    model = zoo.Model(
+    model = weights.Model(
         name=how.name,
         method=how.method,
         dimension=3,
@@ -396,7 +396,7 @@ def main() -> None:
         options=dict(how.options),
         held_back=tuple(f"{how.folder}/images/{image.name}" for image in held_back),
     )
-    zoo.save(model, method, arguments.out)
+    weights.save(model, method, arguments.out)
     print(f"{arguments.out / how.name}")
 
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from RecurrentRegistrationLib import registration
 from RecurrentRegistrationLib.benchmark import table
 from RecurrentRegistrationLib.benchmark.measures import MEASURES
 from RecurrentRegistrationLib.benchmark.page import machine
 from RecurrentRegistrationLib.benchmark.runner import Benchmark
-from RecurrentRegistrationLib.files import complete
+from RecurrentRegistrationLib.io.files import complete
+from RecurrentRegistrationLib.pipeline.run import versions
 
 
 def write(benchmarks: Sequence[Benchmark], path: Path, *, command: str) -> None:
@@ -20,7 +20,7 @@ def write(benchmarks: Sequence[Benchmark], path: Path, *, command: str) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    versions = ", ".join(f"{name} {version}" for name, version in registration.versions().items())
+    found = ", ".join(f"{name} {version}" for name, version in versions().items())
     parts = [
         "# Results",
         "Our methods beside the programs one would otherwise pick, on real scans. Every registration ran in a process "
@@ -31,7 +31,7 @@ def write(benchmarks: Sequence[Benchmark], path: Path, *, command: str) -> None:
         "process, start, reading and writing included; unlike the clock's it depends little on what else the machine "
         "does.",
         f"| | |\n|---|---|\n| date | {datetime.now(UTC):%Y-%m-%d} |\n| hardware | {machine()} |\n"
-        f"| versions | {versions} |\n| command | `recurrent-registration {command}` |",
+        f"| versions | {found} |\n| command | `recurrent-registration {command}` |",
         *map(_section, benchmarks),
     ]
     with complete(path) as temporary:

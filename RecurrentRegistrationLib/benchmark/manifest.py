@@ -13,7 +13,7 @@ uncertainty: []         # of ours: steps, samples, inverse; compared with the er
 motion: false           # histograms of how differently near voxels move (RAN, Fig. 7); needs labels
 operations: false       # count the multiply-accumulate operations of networks (one more forward pass)
 methods:                # a list of NAME[:option=value…], NAME a method's, ours or a peer's; or by label:
-  ours: {method: refine, refine: 50}                 # options of `registration.Options`
+  ours: {method: refine, refine: 50}                 # options of `pipeline.Options`
   no hidden state: {method: riir, method_options: {memory: [false, false]}, weights: riir_00.safetensors}
   greedy: greedy                                     # an adapter of the folder of peers, and its options
   my tool: {command: "tool {fixed} {moving} {output}/transform.h5"}   # or {output}/displacement.nrrd
@@ -102,7 +102,7 @@ class Contender:
     Attributes:
         label: what it is called in tables.
         program: "ours", the name of a peer's adapter, or empty for a command line of one's own.
-        options: of `registration.Options` for ours, of the adapter for a peer.
+        options: of `pipeline.Options` for ours, of the adapter for a peer.
         command: with `{fixed}`, `{moving}`, `{fixed_mask}`, `{moving_mask}`, `{output}` and `{threads}` to fill in.
     """
 

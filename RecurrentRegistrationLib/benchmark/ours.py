@@ -17,13 +17,14 @@ from typing import Any
 import SimpleITK as sitk
 import torch
 
-from RecurrentRegistrationLib import memory, methods, registration, uncertainty
+from RecurrentRegistrationLib import methods
 from RecurrentRegistrationLib.benchmark.manifest import Link, Pair, Region
 from RecurrentRegistrationLib.benchmark.scoring import Judge
-from RecurrentRegistrationLib.documents import to_json
-from RecurrentRegistrationLib.history import History
+from RecurrentRegistrationLib.io.documents import to_json
 from RecurrentRegistrationLib.metrics import calibration, cost
-from RecurrentRegistrationLib.registration import Options, Run
+from RecurrentRegistrationLib.pipeline import memory, uncertainty
+from RecurrentRegistrationLib.pipeline.kept_steps import History
+from RecurrentRegistrationLib.pipeline.run import Options, Run, start
 from RecurrentRegistrationLib.volume import Volume, write_image
 
 KEPT = 24  # steps that are judged, about
@@ -56,7 +57,7 @@ def main(file: Path) -> None:
 
 def registered(images: dict[str, Volume], options: Options) -> tuple[Run, History, int]:
     """A run made to its end, some of its steps, and how many of them were linear."""
-    run, history, linear = registration.start(**images, options=options), History(keep=KEPT), 0
+    run, history, linear = start(**images, options=options), History(keep=KEPT), 0
     for step in run:
         if run.phase == "align":
             linear = step.index

@@ -18,14 +18,15 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from RecurrentRegistrationLib import registration, spatial
+from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.benchmark import figures, table
 from RecurrentRegistrationLib.benchmark.manifest import OURS, Pair, folder_name
 from RecurrentRegistrationLib.benchmark.measures import MEASURES
 from RecurrentRegistrationLib.benchmark.runner import MOTION, Benchmark
 from RecurrentRegistrationLib.benchmark.scoring import read_result
-from RecurrentRegistrationLib.files import complete
-from RecurrentRegistrationLib.report import Pictured, draw_views
+from RecurrentRegistrationLib.io.files import complete
+from RecurrentRegistrationLib.pipeline.run import versions
+from RecurrentRegistrationLib.report.page import Pictured, draw_views
 from RecurrentRegistrationLib.volume import Volume
 
 BOXED = ("dice", "hausdorff95_mm", "tre_mm", "distance_mm", "folding_percent", "log_jacobian_deviation", "seconds")
@@ -71,7 +72,7 @@ def write(benchmark: Benchmark) -> Path:
         date=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         pairs=frame["pair"].nunique(),
         machine=machine(),
-        versions=registration.versions(),
+        versions=versions(),
         threads=benchmark.manifest.threads,
         repeats=benchmark.manifest.repeats,
         text=text,

@@ -26,8 +26,8 @@ from RecurrentRegistrationLib.benchmark.manifest import Contender, Manifest, Pai
 from RecurrentRegistrationLib.benchmark.measures import MEASURES
 from RecurrentRegistrationLib.benchmark.programs import Programs
 from RecurrentRegistrationLib.benchmark.scoring import Judge, read_result
-from RecurrentRegistrationLib.documents import to_json
 from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.io.documents import to_json
 
 NOT_FOR_THIS_PAIR = 77  # exit status of an adapter that declines
 THREAD_VARIABLES = (

@@ -63,7 +63,7 @@ def apply(
 
 def _read(image: str, slices: bool) -> tuple[list[Volume], float, float]:
     """The volumes of an image over time, a single one of any other, with the origin and spacing of time."""
-    from RecurrentRegistrationLib import series
+    from RecurrentRegistrationLib.pipeline import series
     from RecurrentRegistrationLib.volume import Volume, split_part
 
     file, part = split_part(image)

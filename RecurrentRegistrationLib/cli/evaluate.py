@@ -19,8 +19,8 @@ def evaluate(
     moving_points: Annotated[Path | None, typer.Option(help="Their partners in the moving image, same order.")] = None,
 ) -> None:
     """Print one JSON object with every measure that the inputs allow, before and after."""
-    from RecurrentRegistrationLib.documents import to_json
     from RecurrentRegistrationLib.evaluation import evaluate
+    from RecurrentRegistrationLib.io.documents import to_json
     from RecurrentRegistrationLib.points import read_points
     from RecurrentRegistrationLib.transform import Transform
     from RecurrentRegistrationLib.volume import Volume

@@ -15,22 +15,20 @@ def methods(
     from rich.console import Console
     from rich.table import Table
 
-    from RecurrentRegistrationLib import methods, zoo
-    from RecurrentRegistrationLib.documents import to_json
+    from RecurrentRegistrationLib import methods, weights
+    from RecurrentRegistrationLib.io.documents import to_json
 
     cards = [methods.card(name) for name in methods.names()]
-    weights = {card.name: [m for m in zoo.models() if m.method == card.name] for card in cards}
+    sets = {card.name: [m for m in weights.models() if m.method == card.name] for card in cards}
     if as_json:
         print(
-            to_json(
-                [{**dataclasses.asdict(c), "weights": [m.card() for m in weights[c.name]]} for c in cards], indent=2
-            )
+            to_json([{**dataclasses.asdict(c), "weights": [m.card() for m in sets[c.name]]} for c in cards], indent=2)
         )
         return
     table = Table("Method", "For", "Steps", "Weights", "What it does", box=None, pad_edge=False)
     for card in cards:
         dimensions = ", ".join(f"{d}D" for d in card.dimensions)
-        present = "\n".join(f"{m.name} ({m.bytes / 1e6:.1f} MB, {m.sha256[:8]})" for m in weights[card.name])
+        present = "\n".join(f"{m.name} ({m.bytes / 1e6:.1f} MB, {m.sha256[:8]})" for m in sets[card.name])
         needed = "needs training" if card.trained else "none needed"
         table.add_row(card.name, dimensions, str(card.default_steps), present or needed, card.summary)
     Console().print(table)

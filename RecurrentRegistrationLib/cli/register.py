@@ -11,8 +11,8 @@ from RecurrentRegistrationLib.cli.progress import Display
 from RecurrentRegistrationLib.errors import InputError
 
 if TYPE_CHECKING:
-    from RecurrentRegistrationLib.history import History
-    from RecurrentRegistrationLib.registration import Run
+    from RecurrentRegistrationLib.pipeline.kept_steps import History
+    from RecurrentRegistrationLib.pipeline.run import Run
 
 
 def register(
@@ -57,18 +57,18 @@ def register(
     Results of an earlier run in DIR are replaced, once the new ones are complete. After Ctrl-C the last finished step
     is written.
     """
-    from RecurrentRegistrationLib import registration
-    from RecurrentRegistrationLib.documents import to_json
-    from RecurrentRegistrationLib.history import History
-    from RecurrentRegistrationLib.inputs import Input, notice
-    from RecurrentRegistrationLib.results import STEPS, result_folder, write_results, write_steps
+    from RecurrentRegistrationLib import pipeline
+    from RecurrentRegistrationLib.io.documents import to_json
+    from RecurrentRegistrationLib.pipeline.inputs import Input, notice
+    from RecurrentRegistrationLib.pipeline.kept_steps import History
+    from RecurrentRegistrationLib.report.folder import STEPS, result_folder, write_results, write_steps
     from RecurrentRegistrationLib.volume import INTERPOLATORS
 
     if interpolation not in INTERPOLATORS:
         raise InputError(f"Interpolation '{interpolation}' is not one of {', '.join(INTERPOLATORS)}.")
     if threads is not None:
         use_threads(threads)
-    options = registration.Options(
+    options = pipeline.Options(
         method=method,
         preset=preset,
         initial=initial,
@@ -88,7 +88,7 @@ def register(
         display.phase("read")
         inputs = {name: Input.read(path) for name, path in named.items() if path is not None}
         volumes = {name: source.volume for name, source in inputs.items()}
-        run = registration.start(**volumes, options=options)
+        run = pipeline.start(**volumes, options=options)
         if warning := notice(inputs):
             display.note(warning)
         history = History(keep=STEPS)

@@ -45,12 +45,12 @@ def series(
     over time in warped.nrrd, series.json with the principal component distances, similarity, folding and landmark
     errors before and after, and series.png.
     """
-    from RecurrentRegistrationLib import series as library
-    from RecurrentRegistrationLib.documents import to_json
-    from RecurrentRegistrationLib.files import complete
+    from RecurrentRegistrationLib.io.documents import to_json
+    from RecurrentRegistrationLib.io.files import complete
+    from RecurrentRegistrationLib.pipeline import series as library
+    from RecurrentRegistrationLib.pipeline.run import Options
     from RecurrentRegistrationLib.points import read_points
-    from RecurrentRegistrationLib.registration import Options
-    from RecurrentRegistrationLib.series_report import draw
+    from RecurrentRegistrationLib.report.series import draw
     from RecurrentRegistrationLib.volume import Volume
 
     if threads is not None:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from RecurrentRegistrationLib import kernels, spatial
+from RecurrentRegistrationLib import spatial
+from RecurrentRegistrationLib.kernels import volumes
 
 
 def linear_warp(image: Tensor, matrices: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -24,7 +25,7 @@ def linear_warp(image: Tensor, matrices: Tensor, shape: Sequence[int]) -> tuple[
     Returns:
         Values `[B, 1, *S]`, and `[B, 1, *S]` that is 1 where `A p` lies within half a voxel of the image, else 0.
     """
-    if kernels.is_volume(image) and kernels.can_run(matrices) and not image.requires_grad:
+    if volumes.is_volume(image) and volumes.can_run(matrices) and not image.requires_grad:
         return _FusedLinearWarp.apply(image, matrices, tuple(shape))
     d = len(shape)
     voxels = spatial.identity_grid(shape, device=image.device)
@@ -38,7 +39,7 @@ def linear_warp(image: Tensor, matrices: Tensor, shape: Sequence[int]) -> tuple[
 class _FusedLinearWarp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, image: Tensor, matrices: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        from RecurrentRegistrationLib.layers import linear_warp_kernel  # needs numba, which is optional
+        from RecurrentRegistrationLib.kernels import linear_warp as linear_warp_kernel  # needs numba, which is optional
 
         ctx.save_for_backward(image, matrices)
         ctx.gradient = linear_warp_kernel.linear_warp_gradient

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from RecurrentRegistrationLib import kernels
+from RecurrentRegistrationLib.kernels import volumes
 
 Kind = Literal["dot", "sad"]
 Reach = tuple[int, int, int]
@@ -55,7 +55,7 @@ def local_correlation(
     if projection is not None:
         weight = projection.weight.flatten(1).to(dtype)
     with torch.autocast(device, enabled=False):
-        compare = _compare_fused if kernels.is_volume(fixed, moving) else _compare_rows
+        compare = _compare_fused if volumes.is_volume(fixed, moving) else _compare_rows
         volume = compare(fixed, moving, weight, reach, kind == "sad").reshape(fixed.shape[0], -1, *shape)
         if kind == "sad":  # a mean over space and a mixture of channels commute: the mixture is averaged
             pool = F.avg_pool2d if dimension == 2 else F.avg_pool3d
@@ -74,7 +74,7 @@ def _compare_fused(fixed: Tensor, moving: Tensor, weight: Tensor, reach: Reach, 
 class _FusedComparison(torch.autograd.Function):
     @staticmethod
     def forward(ctx, fixed: Tensor, moving: Tensor, weight: Tensor, reach: Reach, absolute: bool) -> Tensor:
-        from RecurrentRegistrationLib.layers import local_correlation_kernel  # needs numba
+        from RecurrentRegistrationLib.kernels import local_correlation as local_correlation_kernel  # needs numba
 
         ctx.save_for_backward(fixed, moving, weight)
         ctx.reach, ctx.absolute = reach, absolute
@@ -83,7 +83,7 @@ class _FusedComparison(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        from RecurrentRegistrationLib.layers import local_correlation_kernel
+        from RecurrentRegistrationLib.kernels import local_correlation as local_correlation_kernel
 
         gradients = local_correlation_kernel.compare_gradient(*ctx.saved_tensors, grad, ctx.reach, ctx.absolute)
         return *gradients, None, None

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from RecurrentRegistrationLib import kernels, spatial
+from RecurrentRegistrationLib import spatial
+from RecurrentRegistrationLib.kernels import volumes
 
 
 def transport(values: Tensor, velocity: Tensor, scale: float = 1.0, *, identity: bool = False) -> Tensor:
@@ -21,7 +22,7 @@ def transport(values: Tensor, velocity: Tensor, scale: float = 1.0, *, identity:
         scale: a factor.
         identity: whether the values count from the identity.
     """
-    if kernels.is_volume(values, velocity):
+    if volumes.is_volume(values, velocity):
         return _FusedTransport.apply(values, velocity, scale, identity)
     change = velocity if identity else torch.zeros_like(values)
     for axis in range(spatial.dimension_of(values)):
@@ -32,7 +33,7 @@ def transport(values: Tensor, velocity: Tensor, scale: float = 1.0, *, identity:
 class _FusedTransport(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, velocity: Tensor, scale: float, identity: bool) -> Tensor:
-        from RecurrentRegistrationLib.layers import transport_kernel  # needs numba, which is optional
+        from RecurrentRegistrationLib.kernels import transport as transport_kernel  # needs numba, which is optional
 
         ctx.save_for_backward(values, velocity)
         ctx.scale, ctx.identity, ctx.gradient = scale, identity, transport_kernel.transport_gradient

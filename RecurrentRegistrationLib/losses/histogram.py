@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from RecurrentRegistrationLib import kernels
+from RecurrentRegistrationLib.kernels import volumes
 
 
 def joint_histogram(fixed: Tensor, warped: Tensor, weight: Tensor, bins: int) -> Tensor:
@@ -21,7 +21,7 @@ def joint_histogram(fixed: Tensor, warped: Tensor, weight: Tensor, bins: int) ->
         weight: how much each voxel counts, `[1 or B, N]`.
         bins: along each side, 4 or more.
     """
-    if kernels.can_run(fixed, warped, weight) and not weight.requires_grad:
+    if volumes.can_run(fixed, warped, weight) and not weight.requires_grad:
         table = _FusedHistogram.apply(fixed.detach(), warped, weight, bins)
     else:
         table = _by_torch(fixed.detach(), warped, weight, bins)
@@ -49,7 +49,7 @@ def _cubic(t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 class _FusedHistogram(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, fixed: Tensor, warped: Tensor, weight: Tensor, bins: int) -> Tensor:
-        from RecurrentRegistrationLib.losses import histogram_kernel  # needs numba, which is optional
+        from RecurrentRegistrationLib.kernels import histogram as histogram_kernel  # needs numba, which is optional
 
         ctx.save_for_backward(fixed, warped, weight)
         ctx.bins, ctx.gradient = bins, histogram_kernel.joint_histogram_gradient

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from RecurrentRegistrationLib import kernels
 from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.kernels import volumes
 from RecurrentRegistrationLib.losses.histogram import joint_histogram
 
 AIR = 0.1  # of the highest intensity: below it a voxel shows no tissue
@@ -55,7 +55,7 @@ class LocalCorrelation(nn.Module):
     def forward(self, fixed: Tensor, warped: Tensor, weight: Tensor | None = None) -> Tensor:
         """The loss, a scalar."""
         weight = torch.ones_like(fixed[:, :1]) if weight is None else weight.to(fixed.dtype)
-        if kernels.can_correlate(fixed, warped) and not (fixed.requires_grad or weight.requires_grad):
+        if volumes.can_correlate(fixed, warped) and not (fixed.requires_grad or weight.requires_grad):
             return _FusedCorrelation.apply(fixed, warped, weight, self)
         return self.by_torch(fixed, warped, weight)
 
@@ -122,7 +122,7 @@ class _FusedCorrelation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, fixed: Tensor, warped: Tensor, weight: Tensor, loss: LocalCorrelation) -> Tensor:
         weight = weight.expand_as(fixed)
-        total, mass, coefficients = kernels.local_correlation(
+        total, mass, coefficients = volumes.local_correlation(
             fixed, warped, weight, loss.radius, loss.epsilon, loss.squared
         )
         mass = mass.clamp_min(1e-6)
@@ -136,7 +136,7 @@ class _FusedCorrelation(torch.autograd.Function):
         if torch.is_grad_enabled():  # a second derivative will follow
             loss = ctx.loss.by_torch(fixed, warped, weight)
             return None, torch.autograd.grad(loss, warped, grad, create_graph=True)[0], None, None
-        slope = kernels.local_correlation_gradient(fixed, warped, weight, coefficients, ctx.loss.radius)
+        slope = volumes.local_correlation_gradient(fixed, warped, weight, coefficients, ctx.loss.radius)
         scale = -grad / (mass * mass.numel())
         return None, slope * scale.view(-1, *[1] * (slope.ndim - 1)), None, None
 

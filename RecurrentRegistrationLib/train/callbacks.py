@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from RecurrentRegistrationLib import memory
 from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.pipeline import memory
 
 
 class StopOnNaN(Callback):

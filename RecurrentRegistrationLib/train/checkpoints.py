@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from RecurrentRegistrationLib.errors import InputError, is_out_of_memory
-from RecurrentRegistrationLib.files import complete
+from RecurrentRegistrationLib.io.files import complete
 
 UNREADABLE = (EOFError, RuntimeError, KeyError, pickle.UnpicklingError)
 

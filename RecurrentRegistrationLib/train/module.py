@@ -11,11 +11,10 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from RecurrentRegistrationLib import methods, spatial
+from RecurrentRegistrationLib import methods, spatial, weights
 from RecurrentRegistrationLib.errors import InputError, is_out_of_memory
 from RecurrentRegistrationLib.metrics.overlap import dice
 from RecurrentRegistrationLib.step import Step
-from RecurrentRegistrationLib.train import weights
 from RecurrentRegistrationLib.train.judged import Batch, Judged
 from RecurrentRegistrationLib.train.objective import LossTerm, Objective
 from RecurrentRegistrationLib.train.optimisation import Optimisation

@@ -22,8 +22,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from RecurrentRegistrationLib import weights
 from RecurrentRegistrationLib.errors import InputError
-from RecurrentRegistrationLib.train import configuration, made, saturation_recovery, weights
+from RecurrentRegistrationLib.train import configuration, made, saturation_recovery
 from RecurrentRegistrationLib.train.callbacks import Cost, StopOnNaN
 from RecurrentRegistrationLib.train.checkpoints import CompleteCheckpoints
 from RecurrentRegistrationLib.train.data import ImagePairs
@@ -131,7 +132,7 @@ def _stage(work: Work, name: str, tree: configuration.Tree, output: Path) -> Pat
     if not work.dry:
         trainer.save_checkpoint(last)  # so that a longer training can go on from here
     if trainer.is_global_zero:
-        weights.save(cli.model.method, finished, _description(cli, tree, work), half=cli.model.half_precision)
+        weights.write(cli.model.method, finished, _description(cli, tree, work), half=cli.model.half_precision)
     trainer.strategy.barrier()
     return finished
 

@@ -17,16 +17,16 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from RecurrentRegistrationLib import registration
+from RecurrentRegistrationLib import pipeline
 from RecurrentRegistrationLib.metrics.intensity import mutual_information
-from RecurrentRegistrationLib.registration import Options
+from RecurrentRegistrationLib.pipeline.run import Options
 from RecurrentRegistrationLib.transform import Transform
 from RecurrentRegistrationLib.volume import Volume, resample
 
 
 def brain_of(head: Volume, subject: Volume, labels: Volume) -> np.ndarray:
     """Where the labels of a subject lie in another head, `[*S]` of bool in NumPy order."""
-    found = registration.register(head, subject, options=Options(spacing=2.0))
+    found = pipeline.register(head, subject, options=Options(spacing=2.0))
     warped = resample(labels.to_sitk(), head.grid, found.transform.to_sitk(), interpolation="nearest")
     return sitk.GetArrayFromImage(warped) > 0
 

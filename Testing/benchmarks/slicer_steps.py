@@ -28,7 +28,7 @@ from RecurrentRegistrationSlicer.logic import RegistrationLogic
 from RecurrentRegistrationSlicer.steps import LONGEST, Steps
 from slicer_scene import boot
 
-from RecurrentRegistrationLib.sequence import coarsened
+from RecurrentRegistrationLib.report.sequence import coarsened
 from RecurrentRegistrationLib.volume import Grid
 
 INTERVAL = 0.05  # seconds between two pumps

@@ -25,10 +25,10 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from RecurrentRegistrationLib import registration, zoo
+from RecurrentRegistrationLib import pipeline, weights
 from RecurrentRegistrationLib.benchmark.table import signed_rank
 from RecurrentRegistrationLib.metrics.overlap import dice
-from RecurrentRegistrationLib.registration import Options
+from RecurrentRegistrationLib.pipeline.run import Options
 from RecurrentRegistrationLib.transform import Transform
 from RecurrentRegistrationLib.volume import Volume, resample
 
@@ -102,21 +102,21 @@ def overlap(transform: Transform, case: Case) -> float:
 def default(case: Case) -> Result:
     """By `register` as it is, without weights."""
     began, processor = time.perf_counter(), time.process_time()
-    found = registration.register(*case.images)
+    found = pipeline.register(*case.images)
     seconds, processor = time.perf_counter() - began, time.process_time() - processor
     return Result(overlap(found.transform, case), found.report["folding"], seconds, processor)
 
 
-def weighted(case: Case, model: zoo.Model, refine: int, extra: int) -> tuple[Result, Result, list[float]]:
+def weighted(case: Case, model: weights.Model, refine: int, extra: int) -> tuple[Result, Result, list[float]]:
     """With weights, then refined, and Dice after the linear stage and each step and, if recurrent, `extra` more."""
     began, processor = time.perf_counter(), time.process_time()
 
-    def result(run: registration.Run) -> Result:
+    def result(run: pipeline.Run) -> Result:
         found = run.result()
         seconds, spent = time.perf_counter() - began, time.process_time() - processor
         return Result(overlap(found.transform, case), found.report["folding"], seconds, spent)
 
-    run = registration.start(*case.images, options=Options(weights=model.name))
+    run = pipeline.start(*case.images, options=Options(weights=model.name))
     made = list(run)
     plain = result(run)
     last_linear = max(n for n, step in enumerate(made) if not step.values.any())
@@ -171,7 +171,7 @@ def compared(results: Sequence[Result], others: Sequence[Result]) -> str:
     return f"better on {better} of {len(gains)} pairs, by {np.median(gains):.4f} in the median (Wilcoxon, p = {p:.2g})"
 
 
-def measured(model: zoo.Model, arguments: Arguments) -> dict[str, object]:
+def measured(model: weights.Model, arguments: Arguments) -> dict[str, object]:
     """Print the table of one set of weights and return what its card should say."""
     pairs = cases(model.held_back, arguments)
     weighted(pairs[0], model, 1, 1), default(pairs[0])  # loads and compiles what later runs find ready
@@ -209,11 +209,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         recolour = Path(folder) if given.recolour else None
         arguments = Arguments(given.data, python, given.pairs, given.refine, given.extra, given.threads, recolour)
-        for model in [zoo.find(name) for name in given.names] or zoo.models():
+        for model in [weights.find(name) for name in given.names] or weights.models():
             metrics = measured(model, arguments)
             if given.write:
                 metrics = {**model.metrics, "recoloured": metrics} if recolour else {**model.metrics, **metrics}
-                zoo.save_card(dataclasses.replace(model, metrics=metrics))
+                weights.save_card(dataclasses.replace(model, metrics=metrics))
 
 
 if __name__ == "__main__":

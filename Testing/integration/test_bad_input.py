@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from RecurrentRegistrationLib import registration
 from RecurrentRegistrationLib.cli import run
+from RecurrentRegistrationLib.pipeline import run as run_module
 from RecurrentRegistrationLib.volume import Volume
 
 QUICK = ["--linear", "none", "--initial", "none", "--steps", "2", "--device", "cpu"]
@@ -232,7 +232,7 @@ def test_a_full_disk(limit, images, output, command):
 
 
 def test_too_little_memory_for_any_lattice(images, output, capsys, monkeypatch):
-    monkeypatch.setattr(registration.memory, "available", lambda device: 2**20)
+    monkeypatch.setattr(run_module.memory, "available", lambda device: 2**20)
     line = ["register", images / "fixed.nrrd", images / "moving.nrrd", "-o", output / "out", *QUICK, "-q"]
     refused(line, capsys, output, "memory", status=3)
 
@@ -242,6 +242,6 @@ def test_memory_that_runs_out_under_way(error, images, output, capsys, monkeypat
     def exhausted(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(registration.spatial, "jacobian_determinant", exhausted)
+    monkeypatch.setattr(run_module.spatial, "jacobian_determinant", exhausted)
     line = ["register", images / "fixed.nrrd", images / "moving.nrrd", "-o", output / "out", *QUICK, "-q"]
     refused(line, capsys, output, "memory", status=3)

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-LIST = "from RecurrentRegistrationLib import zoo; print(*[m.name for m in zoo.models()], zoo.home(), sep='\\n')"
+LIST = (
+    "from RecurrentRegistrationLib import weights; "
+    "print(*[m.name for m in weights.models()], weights.home(), sep='\\n')"
+)
 
 
 def test_the_weights_are_installed_with_the_package(tmp_path):

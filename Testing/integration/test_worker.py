@@ -198,10 +198,12 @@ def test_cancel_is_prompt_and_keeps_the_steps(worker, pair, tmp_path):
     assert worker.ask("continue", count=2)["steps"] == made + 2
 
 
-@pytest.mark.parametrize("place", ["history.History.offer", "registration.Run._recorded"])
+@pytest.mark.parametrize("place", ["history.History.offer", "pipeline.Run._recorded"])
 def test_a_step_that_was_not_told_does_not_count(place, pair, tmp_path):
     code = f"""
-from RecurrentRegistrationLib import history, registration, worker
+from RecurrentRegistrationLib import pipeline
+from RecurrentRegistrationLib.pipeline import kept_steps
+from RecurrentRegistrationLib.worker import process
 whole, left = {place}, [4]
 def interrupted(self, step):
     made = whole(self, step)
@@ -270,7 +272,7 @@ def test_the_same_image_twice_is_noted(worker, pair):
 def test_a_call_that_cannot_be_interrupted():
     code = """
 import ctypes
-from RecurrentRegistrationLib import session, worker
+from RecurrentRegistrationLib.worker import session, process
 def native(self):
     print("a library prints")
     ctypes.CDLL(None).sleep(3)
@@ -303,7 +305,7 @@ def test_a_kernel_is_compiled_to_its_end():
 import time
 import numba
 from numba.core import event
-from RecurrentRegistrationLib import session, worker
+from RecurrentRegistrationLib.worker import session, process
 
 @numba.njit
 def kernel(x):
@@ -345,7 +347,7 @@ worker.serve()
 
 def test_a_crash_is_one_sentence():
     code = """
-from RecurrentRegistrationLib import session, worker
+from RecurrentRegistrationLib.worker import session, process
 def broken(self):
     raise KeyError("some\\nthing")
 session.COMMANDS["broken"] = broken

@@ -17,10 +17,10 @@ from RecurrentRegistrationSlicer.found import Written
 from RecurrentRegistrationSlicer.frame import FLIP, Frame, indexToWorld, matrixFromArray, toWorld
 from RecurrentRegistrationSlicer.runs import Outputs, Result, Run, Settings
 
-from RecurrentRegistrationLib.inputs import Input
-from RecurrentRegistrationLib.registration import Registration
-from RecurrentRegistrationLib.results import write_results
-from RecurrentRegistrationLib.sequence import vectors
+from RecurrentRegistrationLib.pipeline.inputs import Input
+from RecurrentRegistrationLib.pipeline.run import Registration
+from RecurrentRegistrationLib.report.folder import write_results
+from RecurrentRegistrationLib.report.sequence import vectors
 from RecurrentRegistrationLib.transform import Affine, DisplacementField, Transform
 from RecurrentRegistrationLib.volume import Grid
 
@@ -143,7 +143,7 @@ def accepted(pair: Pair, folder: Path, **outputs: Any) -> tuple[Run, Result]:
     }
     registration = Registration(pair.transform, inputs["fixed"].volume.grid, inputs["moving"].volume, [record], told)
     (folder / "out").mkdir()
-    with mock.patch("RecurrentRegistrationLib.results._write_picture"):  # takes a second, and nobody looks
+    with mock.patch("RecurrentRegistrationLib.report.folder._write_picture"):  # takes a second, and nobody looks
         report = write_results(registration, inputs, folder / "out")
     if outputs.get("inverse"):
         pair.transform.inverse().write(folder / "out" / "inverse.h5")

@@ -407,7 +407,8 @@ def test_too_little_memory(panel, ui, monkeypatch):
     code = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from RecurrentRegistrationLib import registration, worker
+from RecurrentRegistrationLib import pipeline
+from RecurrentRegistrationLib.worker import process
 registration.memory.available = lambda device: 2**20
 worker.serve()
 """

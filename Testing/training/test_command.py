@@ -11,9 +11,8 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from RecurrentRegistrationLib import methods, zoo
+from RecurrentRegistrationLib import methods, weights
 from RecurrentRegistrationLib.cli import run
-from RecurrentRegistrationLib.train import weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -26,10 +25,10 @@ def test_trains_and_names_the_weights(write: Callable[..., Path], tmp_path: Path
     method = methods.create("rcn", 2, width=4)
     weights.load(method, path)
     assert load_file(str(path)).keys() == method.state_dict().keys()
-    known = zoo.described(path)
+    known = weights.described(path)
     assert known is not None
     assert (known.method, known.steps, dict(known.options)) == ("rcn", 1, {"width": 4})
-    again = zoo.create(known).state_dict()
+    again = weights.create(known).state_dict()
     assert all(again[name].equal(value) for name, value in method.state_dict().items())
 
 

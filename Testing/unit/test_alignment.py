@@ -8,8 +8,8 @@ import torch
 from phantom import centred, head
 from scipy.spatial.transform import Rotation
 
-from RecurrentRegistrationLib.alignment import Adam, align, centre_of_mass, named_start, rotations
-from RecurrentRegistrationLib.preparation import PRESETS, prepare
+from RecurrentRegistrationLib.pipeline.linear import Adam, align, centre_of_mass, named_start, rotations
+from RecurrentRegistrationLib.pipeline.preparation import PRESETS, prepare
 from RecurrentRegistrationLib.transform import Affine, Transform
 
 
@@ -117,7 +117,7 @@ def test_the_optimiser_is_torchs():
 def test_a_registration_does_not_wait_for_torchs_compiler():
     code = (
         "import sys; sys.path[:0] = sys.argv[1:]; from phantom import centred, head;"
-        "from RecurrentRegistrationLib.registration import register;"
+        "from RecurrentRegistrationLib.pipeline.run import register;"
         "register(head(centred((30, 31), (3, 3))), head(centred((32, 30), (3, 3))));"
         "assert 'torch' in sys.modules; assert 'torch._dynamo' not in sys.modules"
     )

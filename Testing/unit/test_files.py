@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from geometry import GRIDS, smooth_field
 
 from RecurrentRegistrationLib.errors import InputError
-from RecurrentRegistrationLib.files import complete, suffix_of
+from RecurrentRegistrationLib.io.files import complete, suffix_of
 from RecurrentRegistrationLib.transform import Transform
 from RecurrentRegistrationLib.volume import Grid, Volume
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from RecurrentRegistrationLib import kernels
+from RecurrentRegistrationLib.kernels import volumes
 from RecurrentRegistrationLib.losses.histogram import joint_histogram
 
 
@@ -41,8 +41,8 @@ def test_the_kernel_is_torchs(batch: int, voxels: int, shared: bool, monkeypatch
     many = 1 if shared else batch
     fixed, weight = random(many, voxels, seed=1), random(many, voxels, seed=2).round()
     slope, found = random(batch, 32, 32, seed=3), []
-    for usable in (kernels._usable, False):
-        monkeypatch.setattr(kernels, "_usable", usable)
+    for usable in (volumes._usable, False):
+        monkeypatch.setattr(volumes, "_usable", usable)
         warped = (random(batch, voxels) * 1.2 - 0.1).requires_grad_()
         table = joint_histogram(fixed, warped, weight, 32)
         found.append((table.detach(), torch.autograd.grad((table * slope).sum(), warped)[0]))
@@ -52,8 +52,8 @@ def test_the_kernel_is_torchs(batch: int, voxels: int, shared: bool, monkeypatch
 
 def test_second_derivatives_are_torchs(monkeypatch) -> None:
     fixed, weight, slope, found = random(1, 60), torch.ones(1, 60), random(1, 12, 12, seed=3), []
-    for usable in (kernels._usable, False):
-        monkeypatch.setattr(kernels, "_usable", usable)
+    for usable in (volumes._usable, False):
+        monkeypatch.setattr(volumes, "_usable", usable)
         warped = random(1, 60, seed=4).requires_grad_()
         table = joint_histogram(fixed, warped, weight, 12)
         (first,) = torch.autograd.grad((table.square() * slope).sum(), warped, create_graph=True)
@@ -74,5 +74,5 @@ def test_what_is_no_number_is_counted_nowhere_else() -> None:
     weight[0, 7] = 0
     expected = joint_histogram(fixed, warped, weight, 16)
     fixed[0, 7] = warped[0, 7] = torch.nan
-    if kernels.can_run(fixed):
+    if volumes.can_run(fixed):
         torch.testing.assert_close(joint_histogram(fixed, warped, weight, 16), expected)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from RecurrentRegistrationLib.errors import InputError
-from RecurrentRegistrationLib.history import History
+from RecurrentRegistrationLib.pipeline.kept_steps import History
 from RecurrentRegistrationLib.step import Step
 
 

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from geometry import smooth_displacement
 from torch import Tensor
 
-from RecurrentRegistrationLib import kernels, spatial
+from RecurrentRegistrationLib import spatial
+from RecurrentRegistrationLib.kernels import volumes
 from RecurrentRegistrationLib.losses.similarity import LocalCorrelation
 
 numba = pytest.importorskip("numba", reason="the kernels need numba (extra `fast`)")
@@ -38,7 +39,7 @@ def by_torch(monkeypatch):
 
     def call(function, *arguments, **options):
         with monkeypatch.context() as patch:
-            patch.setattr(kernels, "_usable", False)
+            patch.setattr(volumes, "_usable", False)
             return function(*arguments, **options)
 
     return call
@@ -58,7 +59,7 @@ class TestWarp:
             values = spatial.warp(i, u, padding=padding)
             return values.detach(), *torch.autograd.grad((values * weights).sum(), (i, u))
 
-        assert kernels.can_warp(image, displacement)
+        assert volumes.can_warp(image, displacement)
         for found, expected in zip(values_and_gradients(), by_torch(values_and_gradients), strict=True):
             assert torch.allclose(found, expected, atol=2e-5)
 
@@ -95,10 +96,10 @@ class TestWarp:
     def test_other_tensors_are_left_to_torch(self):
         volume = random(1, 1, 3, 3, 3)
         field = random(1, 3, 3, 3, 3)
-        assert kernels.can_warp(volume, field)
-        assert not kernels.can_warp(volume.double(), field.double())
-        assert not kernels.can_warp(volume[..., 0], field[:, :2, ..., 0])
-        assert not kernels.can_warp(volume.to("meta"), field.to("meta"))
+        assert volumes.can_warp(volume, field)
+        assert not volumes.can_warp(volume.double(), field.double())
+        assert not volumes.can_warp(volume[..., 0], field[:, :2, ..., 0])
+        assert not volumes.can_warp(volume.to("meta"), field.to("meta"))
 
 
 class TestSmooth:
@@ -111,9 +112,9 @@ class TestSmooth:
 
     def test_leaves_derivatives_to_torch(self):
         image = random(1, 1, 4, 4, 4).requires_grad_()
-        assert not kernels.can_smooth(image)
+        assert not volumes.can_smooth(image)
         with torch.no_grad():
-            assert kernels.can_smooth(image)
+            assert volumes.can_smooth(image)
 
 
 class TestJacobian:
@@ -125,7 +126,7 @@ class TestJacobian:
 
     def test_leaves_derivatives_to_torch(self):
         displacement = restless(1, (4, 4, 4)).requires_grad_()
-        assert not kernels.can_differentiate(displacement)
+        assert not volumes.can_differentiate(displacement)
         spatial.jacobian_determinant(displacement).sum().backward()
         assert displacement.grad.abs().max() > 0
 
@@ -162,7 +163,7 @@ class TestLocalCorrelation:
         exact = warped.detach().double().requires_grad_()
         expected = naive_correlation(fixed.double(), exact, weight.double(), radius, 1e-3, squared)
         (expected_slope,) = torch.autograd.grad(expected, exact)
-        assert kernels.can_correlate(fixed, warped)
+        assert volumes.can_correlate(fixed, warped)
         assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
         assert torch.allclose(slope.double(), expected_slope, atol=2e-3 * expected_slope.abs().max())
 
@@ -191,8 +192,8 @@ class TestLocalCorrelation:
         fixed, warped = random(1, 1, 11, 8, 9), random(1, 1, 11, 8, 9, seed=1)
         results = []
         for count in (1, 2):
-            monkeypatch.setattr(kernels, "threads", lambda count=count: min(count, numba.config.NUMBA_NUM_THREADS))
-            results.append(kernels.local_correlation(fixed, warped, torch.ones_like(fixed), 2, 1e-5, True))
+            monkeypatch.setattr(volumes, "threads", lambda count=count: min(count, numba.config.NUMBA_NUM_THREADS))
+            results.append(volumes.local_correlation(fixed, warped, torch.ones_like(fixed), 2, 1e-5, True))
         for one, two in zip(*results, strict=True):
             assert torch.allclose(one, two, rtol=1e-5, atol=1e-5)
 
@@ -200,7 +201,7 @@ class TestLocalCorrelation:
 class TestWithout:
     def load(self, monkeypatch) -> object:
         """The kernels' module as a fresh import sees it."""
-        spec = importlib.util.spec_from_file_location("fresh_kernels", kernels.__file__)
+        spec = importlib.util.spec_from_file_location("fresh_kernels", volumes.__file__)
         module = importlib.util.module_from_spec(spec)
         monkeypatch.setitem(sys.modules, "fresh_kernels", module)
         spec.loader.exec_module(module)
@@ -221,9 +222,9 @@ class TestWithout:
         assert not module.can_correlate(volume, volume)
 
     def test_a_forked_process_does_without(self, monkeypatch):
-        monkeypatch.setattr(kernels, "_usable", True)
-        kernels._forget()
-        assert not kernels.is_volume(random(1, 1, 2, 2, 2))
+        monkeypatch.setattr(volumes, "_usable", True)
+        volumes._forget()
+        assert not volumes.is_volume(random(1, 1, 2, 2, 2))
 
     def test_a_whole_step_is_the_same(self, by_torch):
         shape = (9, 8, 7)
@@ -243,9 +244,10 @@ def test_a_disk_without_room_for_compiled_kernels(tmp_path):
     import resource
 
     program = (
-        "import torch; from RecurrentRegistrationLib import kernels, spatial;"
+        "import torch; from RecurrentRegistrationLib import spatial;"
+        "from RecurrentRegistrationLib.kernels import volumes;"
         "image, u = torch.rand(1, 1, 4, 5, 6), torch.zeros(1, 3, 4, 5, 6);"
-        "assert kernels.can_warp(image, u); assert torch.allclose(spatial.warp(image, u), image);"
+        "assert volumes.can_warp(image, u); assert torch.allclose(spatial.warp(image, u), image);"
         "spatial.jacobian_determinant(u)"
     )
     done = subprocess.run(
@@ -263,10 +265,11 @@ def test_the_number_of_threads_stays_as_asked():
     """OpenMP's pool, which a process starts once, would take torch along to all cores."""
     program = """
 import torch
-from RecurrentRegistrationLib import kernels, spatial
+from RecurrentRegistrationLib.kernels import volumes
+from RecurrentRegistrationLib import spatial
 torch.set_num_threads(1)
 image = torch.rand(1, 1, 8, 8, 8)
-assert kernels.can_warp(image, image)
+assert volumes.can_warp(image, image)
 spatial.warp(image, image.expand(1, 3, 8, 8, 8).contiguous())
 print(torch.get_num_threads())
 """

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from RecurrentRegistrationLib import kernels, spatial
+from RecurrentRegistrationLib import spatial
+from RecurrentRegistrationLib.kernels import volumes
 from RecurrentRegistrationLib.layers.linear_warp import linear_warp
 
 SHAPES = [
@@ -53,8 +54,8 @@ def test_it_is_the_warp_of_the_maps_displacement(size: tuple[int, ...], shape: t
 def test_the_derivative_is_torchs(size: tuple[int, ...], shape: tuple[int, ...], monkeypatch) -> None:
     image, weights = random(1, 1, *size), random(3, 1, *shape, seed=2)
     found = []
-    for usable in (kernels._usable, False):
-        monkeypatch.setattr(kernels, "_usable", usable)
+    for usable in (volumes._usable, False):
+        monkeypatch.setattr(volumes, "_usable", usable)
         matrices = maps(len(shape)).requires_grad_()
         values, _ = linear_warp(image, matrices, shape)
         found.append(torch.autograd.grad((values * weights).sum(), matrices)[0])

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from RecurrentRegistrationLib import kernels
+from RecurrentRegistrationLib.kernels import volumes
 from RecurrentRegistrationLib.layers.local_correlation import local_correlation
 
 SHAPES = {2: (7, 18), 3: (4, 6, 19)}
@@ -33,8 +33,8 @@ def by_definition(fixed, moving, radius, kind):
 def way(request, monkeypatch):
     """Both ways to compute it; the fused one only where numba is installed."""
     if request.param == "portable":
-        monkeypatch.setattr(kernels, "_usable", False)
-    elif kernels.numba is None:
+        monkeypatch.setattr(volumes, "_usable", False)
+    elif volumes.numba is None:
         pytest.skip("numba is not installed")
 
 

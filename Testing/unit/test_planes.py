@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from geometry import GRIDS
 
-from RecurrentRegistrationLib.planes import planes
+from RecurrentRegistrationLib.report.views import planes
 
 LPS = {"L": (1, 0, 0), "R": (-1, 0, 0), "P": (0, 1, 0), "A": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1)}
 SOLID = [name for name, grid in GRIDS.items() if grid.dimension == 3]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from phantom import centred
 
-from RecurrentRegistrationLib.preparation import Prepared, antialiased, blurred_like
+from RecurrentRegistrationLib.pipeline.preparation import Prepared, antialiased, blurred_like
 
 
 def impulse(grid) -> Prepared:

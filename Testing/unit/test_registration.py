@@ -9,12 +9,13 @@ import torch
 from geometry import GRIDS, wave
 from phantom import centred, head
 
-from RecurrentRegistrationLib import methods, registration, zoo
+from RecurrentRegistrationLib import methods, weights
 from RecurrentRegistrationLib.errors import InputError, OutOfMemoryError
-from RecurrentRegistrationLib.history import History
 from RecurrentRegistrationLib.layers.affine_map import affine_matrix
 from RecurrentRegistrationLib.methods.affine_opt import AffineOpt
-from RecurrentRegistrationLib.registration import Options, Registration, Run, register, start
+from RecurrentRegistrationLib.pipeline import run as run_module
+from RecurrentRegistrationLib.pipeline.kept_steps import History
+from RecurrentRegistrationLib.pipeline.run import Options, Registration, Run, register, start
 from RecurrentRegistrationLib.step import Step
 from RecurrentRegistrationLib.transform import Affine, DisplacementField, Transform
 from RecurrentRegistrationLib.volume import Grid, Volume
@@ -118,8 +119,8 @@ def test_a_run_goes_on_and_is_refined_after_its_end():
 def coarse_run(tmp_path, monkeypatch) -> tuple[Run, np.ndarray, np.ndarray]:
     """A finished run of a network that works on 6 mm and has learnt nothing; points with where they belong."""
     monkeypatch.setenv("RECURRENT_REGISTRATION_MODELS", str(tmp_path))
-    card = zoo.Model("coarse", "voxelmorph", 3, "", "", "", "", 0, spacing=6.0, steps=2)
-    zoo.save(card, methods.create("voxelmorph", 3))
+    card = weights.Model("coarse", "voxelmorph", 3, "", "", "", "", 0, spacing=6.0, steps=2)
+    weights.save(card, methods.create("voxelmorph", 3))
     fixed, moving, points, targets = made_pair()
     run = start(fixed, moving, options=Options(initial="none", linear="rigid", weights="coarse"))
     for _ in run:
@@ -213,7 +214,7 @@ def test_the_linear_stage_alone(linear):
     fixed, moving, _, _ = made_pair()
     run = start(fixed, moving, options=Options("none", initial="none", linear=linear))
     steps = list(run)
-    assert run.planned_steps == registration.ALIGNED
+    assert run.planned_steps == run_module.ALIGNED
     assert not [step for step in steps if step.values.any()]
     result = run.result()
     assert [type(part) for part in result.transform.parts] == [Affine]
@@ -269,7 +270,7 @@ def test_a_small_memory_gives_a_coarser_lattice_and_says_so():
     fixed, moving, _, _ = made_pair((64, 66, 60))
     plenty = start(fixed, moving, options=FAST)
     need = plenty.estimated_bytes()
-    for_voxels = need - registration.FIXED_COST
+    for_voxels = need - run_module.FIXED_COST
     limit = int((need - 0.3 * for_voxels) / 0.8)
     tight = start(fixed, moving, options=dataclasses.replace(FAST, memory_limit=limit))
     assert np.prod(tight.grid.size) < np.prod(plenty.grid.size)
@@ -334,6 +335,6 @@ def test_memory_running_out_is_told_in_one_sentence(monkeypatch):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
 
     run = Run(fixed, moving, None, None, FAST)
-    monkeypatch.setattr(registration, "align", fail)
+    monkeypatch.setattr(run_module, "align", fail)
     with pytest.raises(OutOfMemoryError, match="not enough memory"):
         list(run)

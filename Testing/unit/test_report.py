@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from RecurrentRegistrationLib.report import FOLDED, TITLES, Pictured, draw, write_report
+from RecurrentRegistrationLib.report.page import FOLDED, TITLES, Pictured, draw, write_report
 from RecurrentRegistrationLib.transform import Affine, DisplacementField, Transform
 from RecurrentRegistrationLib.volume import Grid, Volume
 

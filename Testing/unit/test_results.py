@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from RecurrentRegistrationLib.errors import InputError
-from RecurrentRegistrationLib.results import result_folder
+from RecurrentRegistrationLib.report.folder import result_folder
 
 
 def test_files_appear_together_at_the_end(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import SimpleITK as sitk
 from geometry import GRIDS, random_points, smooth_field
 
-from RecurrentRegistrationLib.sequence import coarsened, write_sequence
+from RecurrentRegistrationLib.report.sequence import coarsened, write_sequence
 from RecurrentRegistrationLib.transform import DisplacementField, Transform
 
 NAMES = ["left-handed oblique", "permuted", "2D oblique"]

@@ -9,11 +9,11 @@ import pytest
 import SimpleITK as sitk
 from phantom import centred, head
 
-from RecurrentRegistrationLib import series
 from RecurrentRegistrationLib.cli import run
 from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.pipeline import series
+from RecurrentRegistrationLib.pipeline.run import Options
 from RecurrentRegistrationLib.points import Points, write_points
-from RecurrentRegistrationLib.registration import Options
 from RecurrentRegistrationLib.transform import Affine, Transform
 from RecurrentRegistrationLib.volume import Grid, Volume
 

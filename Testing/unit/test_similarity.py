@@ -2,7 +2,8 @@ import pytest
 import torch
 from monai.losses import LocalNormalizedCrossCorrelationLoss
 
-from RecurrentRegistrationLib import kernels, spatial
+from RecurrentRegistrationLib import spatial
+from RecurrentRegistrationLib.kernels import volumes
 from RecurrentRegistrationLib.losses.similarity import (
     LocalCorrelation,
     MeanSquaredError,
@@ -69,7 +70,7 @@ def test_fused_local_correlation_equals_torch(monkeypatch, squared, radius, weig
     weight = torch.rand_like(fixed) if weighted else None
     found = []
     for usable in (True, False):
-        monkeypatch.setattr(kernels, "_usable", usable)
+        monkeypatch.setattr(volumes, "_usable", usable)
         warped = other.clone().requires_grad_()
         value = LocalCorrelation(radius, squared=squared)(fixed, warped, weight)
         found.append((value.item(), torch.autograd.grad(value, warped)[0]))

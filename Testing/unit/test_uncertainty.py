@@ -10,11 +10,12 @@ import torch
 from phantom import centred, head
 from safetensors.torch import save_file
 
-from RecurrentRegistrationLib import methods, registration, uncertainty
+from RecurrentRegistrationLib import methods, pipeline
 from RecurrentRegistrationLib.errors import InputError
-from RecurrentRegistrationLib.history import History
 from RecurrentRegistrationLib.metrics.calibration import calibration
-from RecurrentRegistrationLib.registration import Options
+from RecurrentRegistrationLib.pipeline import uncertainty
+from RecurrentRegistrationLib.pipeline.kept_steps import History
+from RecurrentRegistrationLib.pipeline.run import Options
 from RecurrentRegistrationLib.transform import Affine, Transform
 
 GRID = centred((40, 36), (2.0, 2.0))
@@ -29,7 +30,7 @@ def images() -> dict:
 @pytest.fixture(scope="module")
 def finished(images) -> tuple:
     options = Options(method="demons", steps=6, initial="none", linear="none")
-    run, history = registration.start(**images, options=options), History()
+    run, history = pipeline.start(**images, options=options), History()
     for step in run:
         history.offer(step)
     return run, history.kept
@@ -63,7 +64,7 @@ def test_there_and_back(finished, images):
     assert kind == "inverse"
     start = Transform((Affine(np.eye(3)),))
     swapped = {"fixed": images["moving"], "moving": images["fixed"]}
-    back = registration.register(**swapped, options=dataclasses.replace(run.options, initial=start))
+    back = pipeline.register(**swapped, options=dataclasses.replace(run.options, initial=start))
     points = GRID.physical(np.array([[18, 20], [10, 25]]))
     returned = back.transform.map_points(run.result().transform.map_points(points))
     expected = np.linalg.norm(returned - points, axis=1)
@@ -85,7 +86,7 @@ def test_samples_differ_where_the_method_is_random(images, tmp_path):
         method_options=small,
         weights=tmp_path / "weights.safetensors",
     )
-    run = registration.start(**images, options=options)
+    run = pipeline.start(**images, options=options)
     for _ in run:
         pass
     ((_, found),) = uncertainty.maps(run, [], images, ["samples"])

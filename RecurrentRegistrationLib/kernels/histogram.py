@@ -10,7 +10,7 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from RecurrentRegistrationLib.kernels import array, chunk, inline, kernel, run
+from RecurrentRegistrationLib.kernels.volumes import array, chunk, inline, kernel, run
 
 PART, PARTS = 8192, 16  # voxels that deserve a part of their own; parts at most
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from RecurrentRegistrationLib import evaluation, registration
+from RecurrentRegistrationLib import evaluation, pipeline
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.metrics import intensity, principal
+from RecurrentRegistrationLib.pipeline.run import Options
 from RecurrentRegistrationLib.points import Points
-from RecurrentRegistrationLib.registration import Options
 from RecurrentRegistrationLib.transform import Transform
 from RecurrentRegistrationLib.volume import Grid, Volume, resample, write_image
 
@@ -123,7 +123,7 @@ def register(
         if number == template:
             yield Frame(number, fixed, fixed, identity, {})
             continue
-        found = registration.register(fixed, moving, fixed_mask=mask, options=options)
+        found = pipeline.register(fixed, moving, fixed_mask=mask, options=options)
         yield Frame(number, image, _pulled(moving, fixed.grid, found.transform), found.transform, found.report)
 
 

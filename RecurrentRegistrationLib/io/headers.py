@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from RecurrentRegistrationLib.errors import InputError
-from RecurrentRegistrationLib.files import suffix_of
+from RecurrentRegistrationLib.io.files import suffix_of
 
 _TEXT_SPACING = re.compile(rb"^(?:ElementSpacing *=|spacings:)(.*)$", re.MULTILINE)
 

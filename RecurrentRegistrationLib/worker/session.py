@@ -14,15 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from RecurrentRegistrationLib import memory, methods, registration, uncertainty
+from RecurrentRegistrationLib import methods
 from RecurrentRegistrationLib.errors import InputError
-from RecurrentRegistrationLib.files import complete
-from RecurrentRegistrationLib.history import History
-from RecurrentRegistrationLib.inputs import Input, notice
-from RecurrentRegistrationLib.preparation import PRESETS
-from RecurrentRegistrationLib.registration import Options, Run
-from RecurrentRegistrationLib.results import result_folder, write_results, write_steps
-from RecurrentRegistrationLib.sequence import coarsened, vectors
+from RecurrentRegistrationLib.io.files import complete
+from RecurrentRegistrationLib.pipeline import memory, uncertainty
+from RecurrentRegistrationLib.pipeline.inputs import Input, notice
+from RecurrentRegistrationLib.pipeline.kept_steps import History
+from RecurrentRegistrationLib.pipeline.preparation import PRESETS
+from RecurrentRegistrationLib.pipeline.run import Options, Run, start, versions
+from RecurrentRegistrationLib.report.folder import result_folder, write_results, write_steps
+from RecurrentRegistrationLib.report.sequence import coarsened, vectors
 from RecurrentRegistrationLib.step import Step
 from RecurrentRegistrationLib.transform import Transform
 from RecurrentRegistrationLib.volume import Grid
@@ -57,7 +58,7 @@ class Session:
         return {
             "protocol": PROTOCOL,
             "process": os.getpid(),
-            "versions": registration.versions(),
+            "versions": versions(),
             "platform": platform.platform(),
             "threads": torch.get_num_threads(),
             "devices": list(_devices()),
@@ -175,7 +176,7 @@ class Session:
             raise InputError(f"There is no option '{unknown.pop()}'; there are {', '.join(sorted(known))}.")
         volumes = {name: source.volume for name, source in inputs.items()}
         self._enter("prepare")
-        return registration.start(**volumes, options=Options(**(options or {})))
+        return start(**volumes, options=Options(**(options or {})))
 
     def _advance(self, steps: Iterator[Step], count: int, display: Fields | None) -> Answer:
         """Make steps and tell each."""

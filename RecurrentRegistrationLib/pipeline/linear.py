@@ -24,7 +24,7 @@ from RecurrentRegistrationLib.losses.similarity import (
     contrast_agreement,
     normalised_mutual_information,
 )
-from RecurrentRegistrationLib.preparation import Prepared, foreground_box
+from RecurrentRegistrationLib.pipeline.preparation import Prepared, foreground_box
 
 SEARCH_SIZE = 24  # voxels along the longest side where poses are compared
 POSES = 432  # rotations that cover all postures about 30 degrees apart

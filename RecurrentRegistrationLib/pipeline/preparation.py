@@ -28,7 +28,7 @@ class Preset:
         summary: what it is for.
         window: Hounsfield limits for CT images; None for percentiles.
         refine: options of `methods.refine.Refine`.
-        weights: a name of `zoo.models()` that does better there than registering without training; None for none.
+        weights: a name of `weights.models()` that does better there than registering without training; None for none.
     """
 
     summary: str

@@ -1,6 +1,6 @@
 """The process behind the 3D Slicer module: one JSON object a line on standard input and output.
 
-Start it with `recurrent-registration worker` or `python -m RecurrentRegistrationLib.worker`. It keeps the last
+Start it with `recurrent-registration worker` or `python -m RecurrentRegistrationLib.worker.process`. It keeps the last
 registration in memory, so that it can be continued, refined and written again, and ends when standard input closes.
 Only JSON goes to standard output; what libraries print, and tracebacks, go to standard error.
 
@@ -12,7 +12,7 @@ the events `done`, `cancelled` and `error`, which carries the request's `id`. Op
 - `methods` → `methods`: their cards; `presets`: name and meaning.
 - `memory` with `fixed`, `moving`, [`fixed_mask`, `moving_mask`, `options`] → `bytes` the registration takes at most,
   `notes` about what was chosen, `steps` planned. It checks the inputs as `register` does.
-- `register` with `fixed`, `moving`: files, [`fixed_mask`, `moving_mask`, `options`: fields of `registration.Options`,
+- `register` with `fixed`, `moving`: files, [`fixed_mask`, `moving_mask`, `options`: fields of `pipeline.Options`,
   `display`] → `steps` made.
 - `continue` with `count`, [`display`] → `steps`; the method goes on from the last step.
 - `refine` with `count`, [`display`] → `steps`; optimises what the last step left.
@@ -66,9 +66,9 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import IO, Any
 
-from RecurrentRegistrationLib.documents import to_json
 from RecurrentRegistrationLib.errors import InputError, is_out_of_memory
-from RecurrentRegistrationLib.session import COMMANDS, Session
+from RecurrentRegistrationLib.io.documents import to_json
+from RecurrentRegistrationLib.worker.process.session import COMMANDS, Session
 
 Request = dict[str, Any]
 

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from RecurrentRegistrationLib import registration
+from RecurrentRegistrationLib import pipeline
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.layers.gr2u import NoisyConvolution
 from RecurrentRegistrationLib.methods.base import Method
-from RecurrentRegistrationLib.registration import Options, Run
+from RecurrentRegistrationLib.pipeline.run import Options, Run
 from RecurrentRegistrationLib.step import Step
 from RecurrentRegistrationLib.transform import Transform
 from RecurrentRegistrationLib.volume import Grid, Volume
@@ -80,7 +80,7 @@ def _sampled(images: Images, options: Options, transform: Transform, grid: Grid)
     start = Transform(transform.parts[-1:], transform.dimension)
     fixed_start = dataclasses.replace(options, initial=start, linear="none")
     for _ in range(SAMPLES):
-        run = registration.start(**images, options=fixed_start)
+        run = pipeline.start(**images, options=fixed_start)
         if not is_random(run.method):
             raise InputError(f"The method '{run.method.card.name}' has neither noise nor dropout to sample.")
         run.method.sampling = True
@@ -102,7 +102,7 @@ def of_inverse(images: Images, options: Options, transform: Transform) -> Volume
     """Distance to where one comes back, by a registration of the swapped images that starts from the inverse map."""
     swapped = {SWAPPED[name]: volume for name, volume in images.items()}
     start = Transform(transform.parts[-1:], transform.dimension).inverse()
-    back = registration.register(**swapped, options=dataclasses.replace(options, initial=start, linear="none"))
+    back = pipeline.register(**swapped, options=dataclasses.replace(options, initial=start, linear="none"))
     grid = images["fixed"].grid
     there_and_back = Transform((*transform.parts, *back.transform.parts), transform.dimension)
     return Volume(_millimetres(there_and_back, grid).norm(dim=0, keepdim=True).numpy(), grid)

@@ -21,8 +21,8 @@ from matplotlib.ticker import MaxNLocator
 from scipy.ndimage import gaussian_filter
 from skimage.filters import threshold_multiotsu, threshold_otsu
 
-from RecurrentRegistrationLib.files import complete
-from RecurrentRegistrationLib.planes import Plane, planes
+from RecurrentRegistrationLib.io.files import complete
+from RecurrentRegistrationLib.report.views import Plane, planes
 from RecurrentRegistrationLib.transform import Transform
 from RecurrentRegistrationLib.volume import Volume, resample
 

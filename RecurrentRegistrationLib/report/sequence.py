@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from RecurrentRegistrationLib.files import complete
+from RecurrentRegistrationLib.io.files import complete
 from RecurrentRegistrationLib.transform import DisplacementField
 from RecurrentRegistrationLib.volume import Grid
 

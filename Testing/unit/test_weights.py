@@ -10,16 +10,16 @@ import pytest
 import torch
 from phantom import centred, head
 
-from RecurrentRegistrationLib import methods, registration, zoo
+from RecurrentRegistrationLib import methods, pipeline, weights
 from RecurrentRegistrationLib.errors import InputError
-from RecurrentRegistrationLib.preparation import PRESETS, Preset
-from RecurrentRegistrationLib.registration import Options
-from RecurrentRegistrationLib.train.weights import save as write_weights
+from RecurrentRegistrationLib.pipeline.preparation import PRESETS, Preset
+from RecurrentRegistrationLib.pipeline.run import Options
+from RecurrentRegistrationLib.weights import write as write_weights
 
 ROOT = Path(__file__).parents[2]
 
 
-def model(name: str = "phantom-riir", **changes) -> zoo.Model:
+def model(name: str = "phantom-riir", **changes) -> weights.Model:
     known = {
         "method": "riir",
         "dimension": 2,
@@ -31,10 +31,10 @@ def model(name: str = "phantom-riir", **changes) -> zoo.Model:
         "options": {"hidden": [4, 4], "width": 4},
         "held_back": ("a", "b"),
     }
-    return zoo.Model(name=name, **known | changes)
+    return weights.Model(name=name, **known | changes)
 
 
-def trained(about: zoo.Model):
+def trained(about: weights.Model):
     """A method whose weights are no longer those it begins with."""
     torch.manual_seed(1)
     method = methods.create(about.method, about.dimension, **about.options).eval()
@@ -47,32 +47,32 @@ def trained(about: zoo.Model):
 @pytest.fixture
 def shelf(tmp_path, monkeypatch):
     """A folder of weights that the environment names, with one set in it."""
-    monkeypatch.setenv(zoo.VARIABLE, str(tmp_path))
-    zoo.save(model(), trained(model()))
+    monkeypatch.setenv(weights.VARIABLE, str(tmp_path))
+    weights.save(model(), trained(model()))
     return tmp_path
 
 
 def test_weights_come_back_in_half_precision(shelf):
-    saved = zoo.find("phantom-riir")
+    saved = weights.find("phantom-riir")
     expected = trained(model()).state_dict()
-    for name, tensor in zoo.create(saved).state_dict().items():
+    for name, tensor in weights.create(saved).state_dict().items():
         assert torch.equal(tensor, expected[name].half().float())
-    size = (shelf / "phantom-riir" / zoo.WEIGHTS).stat().st_size
+    size = (shelf / "phantom-riir" / weights.WEIGHTS).stat().st_size
     assert saved.bytes == size < 3 * sum(tensor.numel() for tensor in expected.values()) + 4000
 
 
 def test_the_card_comes_back(shelf):
-    saved = zoo.find("phantom-riir")
+    saved = weights.find("phantom-riir")
     assert saved.folder == shelf / "phantom-riir"
     unknown_before = {"sha256": "", "bytes": 0}
     assert saved.card() | unknown_before == model().card()
-    zoo.save_card(dataclasses.replace(saved, metrics={"dice": 0.5}))
-    assert zoo.find("phantom-riir").metrics == {"dice": 0.5}
+    weights.save_card(dataclasses.replace(saved, metrics={"dice": 0.5}))
+    assert weights.find("phantom-riir").metrics == {"dice": 0.5}
 
 
-def notes_of(**options) -> tuple[registration.Run, str]:
+def notes_of(**options) -> tuple[pipeline.Run, str]:
     fixed, moving = (head(centred((40, 44), (spacing, spacing))) for spacing in (2.0, 2.1))
-    run = registration.start(fixed, moving, options=Options(linear="none", initial="none", **options))
+    run = pipeline.start(fixed, moving, options=Options(linear="none", initial="none", **options))
     return run, " ".join(run.notes)
 
 
@@ -81,7 +81,7 @@ def test_a_registration_takes_the_weights_and_says_so(shelf, how):
     run, notes = notes_of(**how)
     assert "Weights: phantom-riir, trained on phantoms. For: Phantoms with phantoms." in notes
     assert "untrained" not in notes
-    file = shelf / "phantom-riir" / zoo.WEIGHTS
+    file = shelf / "phantom-riir" / weights.WEIGHTS
     by_file, _ = notes_of(method="riir", weights=file, method_options=dict(model().options))
     (*_, last), (*_, expected) = run, by_file
     assert expected.displacement.abs().max() > 0.01
@@ -89,7 +89,7 @@ def test_a_registration_takes_the_weights_and_says_so(shelf, how):
 
 
 def test_a_registration_works_as_the_weights_were_trained(shelf):
-    zoo.save(model(spacing=4.0, steps=3), trained(model()))
+    weights.save(model(spacing=4.0, steps=3), trained(model()))
     run, _ = notes_of(method="riir")
     assert run.grid.spacing == pytest.approx((4.0, 4.0), rel=0.1)
     assert len(list(run)) == run.planned_steps == 3
@@ -101,7 +101,7 @@ def test_a_registration_works_as_the_weights_were_trained(shelf):
 def test_a_preset_brings_its_weights_where_the_method_is_left_open(shelf, monkeypatch):
     monkeypatch.setitem(PRESETS, "phantoms", Preset("phantoms", weights="phantom-riir"))
     run, notes = notes_of(preset="phantoms")
-    assert run.model == zoo.find("phantom-riir")
+    assert run.model == weights.find("phantom-riir")
     assert run.method.card.name == "riir"
     assert "Weights: phantom-riir" in notes
     chosen, _ = notes_of(preset="phantoms", method="refine")
@@ -118,8 +118,8 @@ def test_a_preset_does_without_weights_that_are_not_there(shelf, monkeypatch):
 
 
 def test_the_presets_weights_ship(monkeypatch):
-    monkeypatch.delenv(zoo.VARIABLE, raising=False)
-    shipped = {m.name for m in zoo.models()}
+    monkeypatch.delenv(weights.VARIABLE, raising=False)
+    shipped = {m.name for m in weights.models()}
     if not shipped:
         pytest.skip("no weights ship")
     assert {preset.weights for preset in PRESETS.values()} - {None} <= shipped
@@ -134,9 +134,9 @@ def test_other_options_than_the_weights_leave_the_method_untrained(shelf):
 
 
 def test_a_file_of_weights_is_read_with_its_card(shelf):
-    zoo.save(model(spacing=4.0, steps=3), trained(model()))
+    weights.save(model(spacing=4.0, steps=3), trained(model()))
     by_name, _ = notes_of(weights="phantom-riir")
-    by_file, notes = notes_of(weights=shelf / "phantom-riir" / zoo.WEIGHTS)
+    by_file, notes = notes_of(weights=shelf / "phantom-riir" / weights.WEIGHTS)
     (*_, expected), (*_, found) = by_name, by_file
     assert (by_file.method.card.name, by_file.planned_steps) == ("riir", 3)
     assert torch.equal(found.displacement, expected.displacement)
@@ -167,7 +167,7 @@ def test_a_file_of_weights_that_is_missing_is_refused(tmp_path):
 
 def test_a_file_of_weights_alone_needs_a_method(shelf, tmp_path_factory):
     file = tmp_path_factory.mktemp("alone") / "mine.safetensors"
-    file.write_bytes((shelf / "phantom-riir" / zoo.WEIGHTS).read_bytes())
+    file.write_bytes((shelf / "phantom-riir" / weights.WEIGHTS).read_bytes())
     with pytest.raises(InputError, match=r"mine\.safetensors.*name their method"):
         notes_of(weights=file)
     write_weights(methods.create("riir", 2), file, {})
@@ -183,7 +183,7 @@ def test_weights_are_also_named_by_their_folder(shelf):
 
 
 def test_weights_that_are_not_there_are_listed_with_their_place(shelf):
-    with pytest.raises(InputError, match=f"no weights 'other' in .*; there are: phantom-riir. {zoo.VARIABLE}"):
+    with pytest.raises(InputError, match=f"no weights 'other' in .*; there are: phantom-riir. {weights.VARIABLE}"):
         notes_of(weights="other")
 
 
@@ -194,58 +194,58 @@ def test_weights_of_another_method_are_refused(shelf):
 
 def test_a_folder_may_be_given(shelf, tmp_path_factory):
     other = tmp_path_factory.mktemp("other")
-    zoo.save(model("elsewhere"), trained(model()), other)
-    assert [m.name for m in zoo.models(other)] == ["elsewhere"]
-    assert [m.name for m in zoo.models()] == ["phantom-riir"]
-    assert zoo.models(other / "missing") == []
+    weights.save(model("elsewhere"), trained(model()), other)
+    assert [m.name for m in weights.models(other)] == ["elsewhere"]
+    assert [m.name for m in weights.models()] == ["phantom-riir"]
+    assert weights.models(other / "missing") == []
 
 
 def test_changed_weights_are_refused(shelf):
-    path = shelf / "phantom-riir" / zoo.WEIGHTS
+    path = shelf / "phantom-riir" / weights.WEIGHTS
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(InputError, match="other checksum"):
-        zoo.create(zoo.find("phantom-riir"))
+        weights.create(weights.find("phantom-riir"))
 
 
 def test_missing_weights_are_refused(shelf):
-    (shelf / "phantom-riir" / zoo.WEIGHTS).unlink()
+    (shelf / "phantom-riir" / weights.WEIGHTS).unlink()
     with pytest.raises(InputError, match="cannot be read"):
-        zoo.create(zoo.find("phantom-riir"))
+        weights.create(weights.find("phantom-riir"))
 
 
 def test_weights_of_another_shape_are_refused(shelf):
-    wider = dataclasses.replace(zoo.find("phantom-riir"), options={"hidden": [8, 8], "width": 4})
+    wider = dataclasses.replace(weights.find("phantom-riir"), options={"hidden": [8, 8], "width": 4})
     with pytest.raises(InputError, match="do not fit"):
-        zoo.create(wider)
+        weights.create(wider)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", json.dumps({"name": "phantom-riir", "held_back": []})])
 def test_broken_cards_are_named(shelf, content):
-    (shelf / "phantom-riir" / zoo.CARD).write_text(content, encoding="utf-8")
+    (shelf / "phantom-riir" / weights.CARD).write_text(content, encoding="utf-8")
     with pytest.raises(InputError, match=r"phantom-riir/card\.json"):
-        zoo.models()
+        weights.models()
 
 
 def test_unknown_names_and_several_weights_are_refused(shelf):
     with pytest.raises(InputError, match=r"no weights 'magic'.*phantom-riir"):
-        zoo.find("magic")
-    zoo.save(model("phantom-riir-2"), trained(model()))
+        weights.find("magic")
+    weights.save(model("phantom-riir-2"), trained(model()))
     with pytest.raises(InputError, match="choose phantom-riir or phantom-riir-2"):
-        zoo.of_method("riir", 2)
-    assert zoo.of_method("riir", 3) is None
+        weights.of_method("riir", 2)
+    assert weights.of_method("riir", 3) is None
 
 
 def test_shipped_weights_are_whole_small_and_judged(monkeypatch):
     """Each loads, names a training that exists, and was better on pairs it never saw, or as good in less time."""
-    monkeypatch.delenv(zoo.VARIABLE, raising=False)
-    shipped = zoo.models()
+    monkeypatch.delenv(weights.VARIABLE, raising=False)
+    shipped = weights.models()
     if not shipped:
         pytest.skip("no weights ship")
     assert sum(m.bytes for m in shipped) < 3e7
     for m in shipped:
-        zoo.create(m)
+        weights.create(m)
         assert (ROOT / m.configuration).exists()
         assert m.data
         assert m.licence

@@ -10,7 +10,7 @@ import numpy as np
 from numba import prange
 from torch import Tensor
 
-from RecurrentRegistrationLib.kernels import array, inline, kernel, run
+from RecurrentRegistrationLib.kernels.volumes import array, inline, kernel, run
 
 
 def transport(values: Tensor, velocity: Tensor, scale: float, identity: bool) -> Tensor:

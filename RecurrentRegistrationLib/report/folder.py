@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from RecurrentRegistrationLib import spatial
-from RecurrentRegistrationLib.documents import to_json
 from RecurrentRegistrationLib.errors import InputError
-from RecurrentRegistrationLib.inputs import Input
-from RecurrentRegistrationLib.registration import Registration, Run
-from RecurrentRegistrationLib.sequence import coarsened, write_sequence
+from RecurrentRegistrationLib.io.documents import to_json
+from RecurrentRegistrationLib.pipeline.inputs import Input
+from RecurrentRegistrationLib.pipeline.run import Registration, Run
+from RecurrentRegistrationLib.report.sequence import coarsened, write_sequence
 from RecurrentRegistrationLib.step import Step
 from RecurrentRegistrationLib.volume import Grid, Volume, write_image
 
@@ -118,7 +118,7 @@ def write_results(
 def _write_picture(
     registration: Registration, inputs: dict[str, Input], jacobian: Volume, report: dict[str, Any], path: Path
 ) -> None:
-    from RecurrentRegistrationLib.report import Pictured, write_report
+    from RecurrentRegistrationLib.report.page import Pictured, write_report
 
     picture = Pictured(
         inputs["fixed"].volume,

@@ -13,7 +13,7 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from RecurrentRegistrationLib.kernels import array, corners, inline, kernel, run, value
+from RecurrentRegistrationLib.kernels.volumes import array, corners, inline, kernel, run, value
 
 
 def linear_warp(image: Tensor, matrices: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ import numpy as np
 from numba import prange
 from torch import Tensor
 
-from RecurrentRegistrationLib.kernels import array, inline, kernel, run, threads
+from RecurrentRegistrationLib.kernels.volumes import array, inline, kernel, run, threads
 
 Reach = tuple[int, int, int]
 

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from RecurrentRegistrationLib.series import Frame
+from RecurrentRegistrationLib.pipeline.series import Frame
 
 BEFORE, AFTER = "#8d99ae", "#1f4e9c"
 CUT = "#ffb000"

@@ -20,16 +20,17 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from RecurrentRegistrationLib import __version__, memory, methods, spatial, zoo
-from RecurrentRegistrationLib.alignment import LIKE, align, named_start
-from RecurrentRegistrationLib.checks import check_images, check_mask, check_overlap
+from RecurrentRegistrationLib import __version__, methods, spatial, weights
 from RecurrentRegistrationLib.errors import InputError, OutOfMemoryError, is_out_of_memory
-from RecurrentRegistrationLib.lattice import faded_out, working_grid
 from RecurrentRegistrationLib.layers.affine_map import affine_matrix
 from RecurrentRegistrationLib.methods.base import Card, Method
 from RecurrentRegistrationLib.methods.refine import CARD as REFINE
 from RecurrentRegistrationLib.methods.refine import SIMILARITIES, Refine
-from RecurrentRegistrationLib.preparation import PRESETS, Prepared, blurred_like, choose_preset, prepare
+from RecurrentRegistrationLib.pipeline import memory
+from RecurrentRegistrationLib.pipeline.checks import check_images, check_mask, check_overlap
+from RecurrentRegistrationLib.pipeline.linear import LIKE, align, named_start
+from RecurrentRegistrationLib.pipeline.preparation import PRESETS, Prepared, blurred_like, choose_preset, prepare
+from RecurrentRegistrationLib.pipeline.working_grid import faded_out, working_grid
 from RecurrentRegistrationLib.step import Step
 from RecurrentRegistrationLib.transform import Affine, DisplacementField, Transform
 from RecurrentRegistrationLib.volume import Grid, Volume, resample
@@ -57,8 +58,8 @@ class Options:
         device: "auto", "cpu", "cuda" or "cuda:1".
         seed: of whatever is drawn at random.
         memory_limit: bytes; None for what is free.
-        weights: of a trained method: a name of `zoo.models()`, or a safetensors file, whose card or description beside
-            it says the rest unless `method_options` do; None for those that come with it.
+        weights: of a trained method: a name of `weights.models()`, or a safetensors file, whose card or description
+            beside it says the rest unless `method_options` do; None for those that come with it.
         untrained: whether a trained method may do without weights, to try it out; its output means nothing.
         method_options: passed on to the method.
     """
@@ -449,14 +450,16 @@ class Run:
     def _similarity(self) -> str:
         return self.options.similarity or PRESETS[self.preset].refine.get("similarity", "lncc")
 
-    def _choose_model(self) -> zoo.Model | None:
+    def _choose_model(self) -> weights.Model | None:
         """The weights that were named, or else those that come with the method as it is usually made."""
         asked, dimension = self._asked_weights(), self._fixed.grid.dimension
         if asked is not None:
             model = self._named_model(asked)
         else:
             card = methods.card(self._name)
-            model = zoo.of_method(self._name, dimension) if card.trained and not self.options.method_options else None
+            model = (
+                weights.of_method(self._name, dimension) if card.trained and not self.options.method_options else None
+            )
             if model is None and card.trained:
                 if not self.options.untrained:
                     raise InputError(f"The method '{self._name}' has no weights here: give some, or train it.")
@@ -471,23 +474,23 @@ class Run:
         preset, named = PRESETS[self.preset], self.options.weights
         if named is not None or preset.weights is None or self.options.method != "auto":
             return named
-        if any(model.name == preset.weights for model in zoo.models()):
+        if any(model.name == preset.weights for model in weights.models()):
             return preset.weights
-        self.notes.append(f"The weights '{preset.weights}' are not in {zoo.home()}: this is done without training.")
+        self.notes.append(f"The weights '{preset.weights}' are not in {weights.home()}: this is done without training.")
         return None
 
-    def _named_model(self, asked: str | Path) -> zoo.Model | None:
+    def _named_model(self, asked: str | Path) -> weights.Model | None:
         """The weights of a name or a file, which choose the method where that is left to them.
 
         None for a file whose method and options are the user's.
         """
-        path = Path(asked) / zoo.WEIGHTS if (Path(asked) / zoo.CARD).exists() else Path(asked)
+        path = Path(asked) / weights.WEIGHTS if (Path(asked) / weights.CARD).exists() else Path(asked)
         if path.suffix != ".safetensors":
-            model = zoo.find(str(asked))
+            model = weights.find(str(asked))
         elif not path.exists():
             raise InputError(f"There is no file {path}.")
         else:
-            model = None if self.options.method_options else zoo.described(path)
+            model = None if self.options.method_options else weights.described(path)
         automatic = self.options.method == "auto"
         if model is None:
             if automatic:
@@ -509,7 +512,7 @@ class Run:
 
     def _create_method(self) -> Method:
         if self.model is not None:
-            return zoo.create(self.model)
+            return weights.create(self.model)
         options = dict(self.options.method_options)
         if self._name == "refine":
             options = {**PRESETS[self.preset].refine, "similarity": self._similarity, **options}
@@ -517,8 +520,6 @@ class Run:
             torch.manual_seed(self.options.seed)
             method = methods.create(self._name, self._fixed.grid.dimension, **options)
         if method.card.trained and self._weights is not None:
-            from RecurrentRegistrationLib.train import weights  # only trained methods need safetensors
-
             weights.load(method, self._weights)
         return method
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from RecurrentRegistrationLib import spatial
-from RecurrentRegistrationLib.preparation import Prepared, foreground_box
+from RecurrentRegistrationLib.pipeline.preparation import Prepared, foreground_box
 from RecurrentRegistrationLib.transform import DisplacementField
 from RecurrentRegistrationLib.volume import Grid
 

@@ -1,0 +1,5 @@
+"""From two volumes to a transform: options, plan, run. `start` gives a `Run` to iterate over, `register` its end."""
+
+from RecurrentRegistrationLib.pipeline.run import Options, Registration, Run, register, start
+
+__all__ = ["Options", "Registration", "Run", "register", "start"]

@@ -1,0 +1,1 @@
+"""What a registration leaves behind: its folder, its page, its sequence of steps."""
