@@ -37,7 +37,7 @@ Event = dict[str, Any]
 def libraryFolder() -> Path:
     """The folder that holds RecurrentRegistrationLib: beside the module once installed, above it in the sources."""
     for folder in Path(__file__).resolve().parents[1:4]:
-        if (folder / "RecurrentRegistrationLib" / "worker.py").exists():
+        if (folder / "RecurrentRegistrationLib" / "__init__.py").exists():
             return folder
     found = importlib.util.find_spec("RecurrentRegistrationLib")
     if found is None or found.origin is None:

@@ -68,7 +68,7 @@ from typing import IO, Any
 
 from RecurrentRegistrationLib.errors import InputError, is_out_of_memory
 from RecurrentRegistrationLib.io.documents import to_json
-from RecurrentRegistrationLib.worker.process.session import COMMANDS, Session
+from RecurrentRegistrationLib.worker.session import COMMANDS, Session
 
 Request = dict[str, Any]
 

@@ -139,4 +139,4 @@ def test_a_program_that_is_not_there_is_one_sentence():
 
 
 def test_the_library_is_found_beside_the_module():
-    assert (libraryFolder() / "RecurrentRegistrationLib" / "worker.py").exists()
+    assert (libraryFolder() / "RecurrentRegistrationLib" / "__init__.py").exists()

@@ -407,10 +407,10 @@ def test_too_little_memory(panel, ui, monkeypatch):
     code = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from RecurrentRegistrationLib import pipeline
+from RecurrentRegistrationLib.pipeline import memory
 from RecurrentRegistrationLib.worker import process
-registration.memory.available = lambda device: 2**20
-worker.serve()
+memory.available = lambda device: 2**20
+process.serve()
 """
     poor = WorkerProcess([sys.executable, "-c", code, str(libraryFolder())])
     monkeypatch.setattr(panel.widget.logic, "_worker", poor)
