@@ -129,7 +129,8 @@ def _some_points(grid: Grid, mask: np.ndarray | None) -> np.ndarray:
 
 def similarity(transform: Transform, fixed: Volume, moving: Volume, mask: np.ndarray | None) -> dict[str, float]:
     """Likeness of the intensities where the moving image is seen and the mask, `[*S]`, is true."""
-    warped = resample(moving.to_sitk(), fixed.grid, transform.to_sitk())
+    values = moving.array.astype(np.float64)  # intensities between whole numbers are compared as they are
+    warped = resample(Volume(values, moving.grid).to_sitk(), fixed.grid, transform.to_sitk())
     everywhere = Volume(np.ones_like(moving.array, dtype=np.uint8), moving.grid)
     seen = Volume.from_sitk(resample(everywhere.to_sitk(), fixed.grid, transform.to_sitk())).array[0] > 0
     if mask is not None:

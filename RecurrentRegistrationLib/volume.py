@@ -272,12 +272,43 @@ class Volume:
 def resample(
     image: sitk.Image, grid: Grid, transform: sitk.Transform, *, interpolation: str = "linear", background: float = 0.0
 ) -> sitk.Image:
-    """Pull an image onto a lattice through a transform from the lattice's to the image's points, by SimpleITK."""
+    """Pull an image onto a grid through a transform from the grid's to the image's points, by SimpleITK.
+
+    The result has the image's type; what lies between two whole numbers is rounded to the nearer one.
+
+    Raises:
+        InputError: the interpolation is unknown, or whole numbers shall have a background that is not a number.
+    """
     if interpolation not in INTERPOLATORS:
         raise InputError(f"Interpolation '{interpolation}' is not one of {', '.join(INTERPOLATORS)}.")
-    return sitk.Resample(
-        image, grid.empty_sitk(), transform, INTERPOLATORS[interpolation], background, image.GetPixelID()
+    kind = image.GetPixelID()
+    whole = np.issubdtype(sitk.GetArrayViewFromImage(image).dtype, np.integer)
+    if whole and math.isnan(background):
+        raise InputError("An image of whole numbers cannot hold NaN as background: give a number.")
+    vector = image.GetNumberOfComponentsPerPixel() > 1
+    inexact = whole and interpolation != "nearest"  # ITK would cut the fraction off
+    pulled = sitk.Resample(
+        image,
+        grid.empty_sitk(),
+        transform,
+        INTERPOLATORS[interpolation],
+        background if inexact or not whole else _rounded(np.array(background), kind).item(),
+        (sitk.sitkVectorFloat64 if vector else sitk.sitkFloat64) if inexact else kind,
     )
+    if not inexact:
+        return pulled
+    values = sitk.GetImageFromArray(_rounded(sitk.GetArrayFromImage(pulled), kind), isVector=vector)
+    values.CopyInformation(pulled)
+    return values
+
+
+def _rounded(values: np.ndarray, kind: int) -> np.ndarray:
+    """Float64 values as the nearest numbers that a whole SimpleITK type holds; changed in place."""
+    dtype = sitk.GetArrayViewFromImage(sitk.Image([1, 1], kind)).dtype
+    limits = np.iinfo(dtype)
+    highest = np.nextafter(float(limits.max) + 1, 0)  # 2^63 - 1 is no float
+    values = np.asarray(values, dtype=float)
+    return np.clip(np.rint(values, out=values), float(limits.min), highest, out=values).astype(dtype)
 
 
 def write_image(image: sitk.Image, path: str | Path) -> None:

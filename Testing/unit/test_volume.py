@@ -12,6 +12,7 @@ import SimpleITK as sitk
 from geometry import GRIDS, placed, random_points, smooth_image, voxel_centres
 
 from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.evaluation import evaluate
 from RecurrentRegistrationLib.transform import DisplacementField, Transform
 from RecurrentRegistrationLib.volume import Grid, Volume, resample, split_part
 
@@ -223,6 +224,64 @@ class TestFrames:
         whole_numbers(GRIDS["regular"]).write(tmp_path / "a#1.nrrd")
         assert split_part(tmp_path / "a#1.nrrd") == (tmp_path / "a#1.nrrd", None)
         assert Volume.read(tmp_path / "a#1.nrrd").grid.dimension == 3
+
+
+class TestWholeNumbers:
+    """What lies between two whole numbers is rounded, in every type and by every interpolation."""
+
+    SHIFT = (0.7, 0.5, 0.9)
+    KINDS = (np.uint8, np.int8, np.int16, np.uint16, np.int32, np.uint32, np.int64)
+
+    @staticmethod
+    def noise(kind: type) -> sitk.Image:
+        limits = np.iinfo(kind)
+        low, high = max(limits.min, -(2**30)), min(limits.max, 2**30)
+        return sitk.GetImageFromArray(np.random.default_rng(0).integers(low, high, (8, 9, 7), kind, endpoint=True))
+
+    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("interpolation", ["linear", "bspline"])
+    @pytest.mark.parametrize("shift", [(0.0, 0.0, 0.0), SHIFT])
+    def test_the_nearest_one_is_taken(self, kind, interpolation, shift):
+        image, transform = self.noise(kind), sitk.TranslationTransform(3, shift)
+        found = resample(image, Grid.of(image), transform, interpolation=interpolation)
+        exact = resample(
+            sitk.Cast(image, sitk.sitkFloat64), Grid.of(image), transform, interpolation=interpolation
+        )  # a spline overshoots, a type ends
+        limits = np.iinfo(kind)
+        wanted = np.clip(sitk.GetArrayFromImage(exact), limits.min, limits.max)
+        assert found.GetPixelID() == image.GetPixelID()
+        assert np.abs(sitk.GetArrayFromImage(found) - wanted).max() <= 0.5
+        if shift == (0.0, 0.0, 0.0):
+            assert np.array_equal(sitk.GetArrayFromImage(found), sitk.GetArrayFromImage(image))
+
+    @pytest.mark.parametrize("interpolation", ["linear", "nearest", "label", "bspline"])
+    @pytest.mark.parametrize(("background", "held"), [(-1000.0, 0), (0.6, 1), (300.0, 255)])
+    def test_a_background_beyond_the_type_is_its_nearest_value(self, interpolation, background, held):
+        image = self.noise(np.uint8)
+        away = sitk.TranslationTransform(3, (100.0, 0.0, 0.0))
+        found = resample(image, Grid.of(image), away, interpolation=interpolation, background=background)
+        assert np.unique(sitk.GetArrayFromImage(found)).tolist() == [held]
+
+    def test_a_background_that_is_not_a_number_is_refused(self):
+        image = self.noise(np.int16)
+        with pytest.raises(InputError, match="cannot hold NaN"):
+            resample(image, Grid.of(image), sitk.Transform(3, sitk.sitkIdentity), background=float("nan"))
+
+    @pytest.mark.parametrize("interpolation", ["nearest", "label"])
+    def test_large_labels_are_kept(self, interpolation):
+        labels = np.zeros((1, 8, 9, 7), np.uint32)
+        labels[:, 2:5, 2:7, 2:5], labels[:, 5:] = 2**24 + 1, 2**31 + 7
+        image = Volume(labels, Grid.regular((8, 9, 7))).to_sitk()
+        moved = sitk.TranslationTransform(3, (0.3, 0.2, 0.1))
+        found = resample(image, Grid.of(image), moved, interpolation=interpolation)
+        assert set(np.unique(sitk.GetArrayFromImage(found))) == {0, 2**24 + 1, 2**31 + 7}
+
+    @pytest.mark.parametrize("kind", [np.uint8, np.int16, np.uint16])
+    def test_an_image_equals_itself(self, kind):
+        image = Volume.from_sitk(self.noise(kind))
+        found = evaluate(Transform((), 3), image, image)["similarity"]["after"]
+        assert found["root_mean_squared_error"] < 1e-6 * np.iinfo(kind).max
+        assert found["seen_percent"] == 100
 
 
 def write_dicom(folder, grid: Grid, uid: str, first: int = 0) -> np.ndarray:
