@@ -18,7 +18,7 @@ from torch import Tensor
 
 from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.errors import InputError
-from RecurrentRegistrationLib.io import headers
+from RecurrentRegistrationLib.io import fields
 from RecurrentRegistrationLib.io.files import complete, suffix_of
 from RecurrentRegistrationLib.volume import Grid, write_image
 
@@ -312,7 +312,7 @@ class Transform:
 
     @classmethod
     def read(cls, path: str | Path) -> Transform:
-        """Read an ITK transform (.h5, .tfm, .txt, .mat) or a displacement image (.nrrd, .mha, …; LPS millimetres).
+        """Read an ITK transform (.h5, .tfm, .txt, .mat) or a displacement image (.nrrd, .mha, …; see `io.fields`).
 
         Raises:
             InputError: there is no such file, or it holds no transform from fixed to moving points.
@@ -322,9 +322,9 @@ class Transform:
             raise InputError(f"There is no file {path}.")
         try:
             if suffix_of(path) in FIELD_ENDINGS:
-                image = sitk.ReadImage(str(path), sitk.sitkVectorFloat32)
-                headers.check(path)
-                return cls((DisplacementField.from_sitk(image),))
+                found = fields.read(path)
+                part = DisplacementField.from_sitk(found.image)
+                return cls((part.inverse() if found.backward else part,))
             return cls.from_sitk(sitk.ReadTransform(str(path)))
         except RuntimeError as error:
             raise InputError(
@@ -342,10 +342,10 @@ class Transform:
         path = Path(path)
         ending = suffix_of(path)
         if ending in FIELD_ENDINGS:
-            fields = [p.grid for p in self.parts if isinstance(p, DisplacementField)]
-            if grid is None and not fields:
+            grids = [p.grid for p in self.parts if isinstance(p, DisplacementField)]
+            if grid is None and not grids:
                 raise InputError("The transform has no lattice of its own: give the grid to write its displacement on.")
-            write_image(self.displacement_on(grid or fields[0]).to_image(), path)
+            write_image(self.displacement_on(grid or grids[0]).to_image(), path)
             return
         if ending not in TRANSFORM_ENDINGS + MATRIX_ENDINGS:
             raise InputError(f"'{path}' ends in neither {', '.join(TRANSFORM_ENDINGS + FIELD_ENDINGS)}.")
