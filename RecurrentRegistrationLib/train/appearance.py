@@ -52,6 +52,26 @@ class Scanner(Appearance):
 
 
 @dataclass(frozen=True)
+class Recolouring(Scanner):
+    """A scanner whose images go through a random curve, so that a network learns to do without a contrast of its own.
+
+    Attributes:
+        knots: of the piecewise linear curve, at equal distances.
+    """
+
+    knots: int = 6
+
+    def spoil(self, image: Tensor, generator: Generator) -> Tensor:
+        """An image as it leaves the scanner in another contrast, stretched to [0, 1]."""
+        curve = torch.rand(self.knots, generator=generator, device=image.device)
+        place = super().spoil(image, generator) * (self.knots - 1)
+        below = place.long().clamp(max=self.knots - 2)
+        changed = torch.lerp(curve[below], curve[below + 1], place - below)
+        low, high = changed.aminmax()
+        return (changed - low) / (high - low).clamp_min(1e-6)
+
+
+@dataclass(frozen=True)
 class RandomContrast(Scanner):
     """Every label has a random grey value and texture.
 

@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.train.draws import exchanged
 
 SPATIAL = ("flip", "rotate", "scale", "shift")
 CHANCES = ("flip", "swap")
@@ -50,7 +51,7 @@ class Augmentation:
             raise InputError("Images with key points cannot be flipped, turned, scaled or shifted: set these to 0.")
         draw = np.random.RandomState(seed)
         if draw.rand() < self.swap:
-            pair = {_other(key): value for key, value in pair.items()}
+            pair = exchanged(pair)
         pair = self._flipped(pair, draw)
         for side in ("fixed", "moving"):
             pair = self._changed(pair, side, draw)
@@ -90,10 +91,3 @@ class Augmentation:
         chain.set_random_state(seed=int(draw.randint(2**31)))
         changed = chain({key: pair[key] for key in keys})
         return pair | {key: value.to(pair[key].dtype) for key, value in changed.items()}
-
-
-def _other(key: str) -> str:
-    first, second = "fixed", "moving"
-    if key.startswith(first):
-        return second + key.removeprefix(first)
-    return first + key.removeprefix(second) if key.startswith(second) else key

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 Item = dict[str, Any]
+SIDES = ("fixed", "moving")
 
 
 class Stream(Sampler[list[int]]):
@@ -76,3 +77,15 @@ def together(items: Sequence[Item]) -> Item:
 def _padded(lists: Sequence[Tensor]) -> list[Tensor]:
     longest = max(len(one) for one in lists)
     return [torch.cat([one, one.new_full((longest - len(one), one.shape[1]), torch.nan)]) for one in lists]
+
+
+def exchanged(pair: Item) -> Item:
+    """The same with fixed and moving exchanged, without the displacement, which is known in one direction alone."""
+    return {_other(key): value for key, value in pair.items() if key != "displacement"}
+
+
+def _other(key: str) -> str:
+    first, second = SIDES
+    if key.startswith(first):
+        return second + key.removeprefix(first)
+    return first + key.removeprefix(second) if key.startswith(second) else key

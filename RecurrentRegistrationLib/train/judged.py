@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.layers.pyramid import shrink
 from RecurrentRegistrationLib.step import Step
+from RecurrentRegistrationLib.train.draws import exchanged
 
 Batch = dict[str, Any]
 
@@ -20,15 +22,23 @@ class Judged:
 
     Args:
         step: of the method.
-        batch: `fixed`, `moving` `[B, 1, *S]`, `spacing [B, d]` and, as far as they are known, `*_labels [B, 1, *S]`,
-            `*_mask [B, 1, *S]`, `*_keypoints [B, K, d]` (voxels, tensor order; NaN for none) and the known
-            `displacement [B, d, *S]`.
+        batch: `fixed`, `moving` `[B, 1, *S]`, `spacing [B, d]` and, as far as they are known, `*_labels [B, 1, *S]`
+            or smoothed `*_maps [B, L, *S]` of each label, `*_mask [B, 1, *S]`, `*_keypoints [B, K, d]` (voxels, tensor
+            order; NaN for none) and the known `displacement [B, d, *S]`.
         own_lattice: judge on the lattice of the step's own values, to which the images are shrunk, not on the images'.
     """
 
     def __init__(self, step: Step, batch: Batch, *, own_lattice: bool = False) -> None:
         self.step, self.batch = step, batch
         self.own_lattice = own_lattice and tuple(step.values.shape[2:]) != step.shape
+
+    @cached_property
+    def backward(self) -> Judged | None:
+        """The other direction beside the exchanged pair; None for steps that do not attach it as "backward"."""
+        values = self.step.attached.get("backward")
+        if values is None:
+            return None
+        return Judged(replace(self.step, values=values, attached={}), exchanged(self.batch))
 
     @cached_property
     def displacement(self) -> Tensor:
@@ -59,6 +69,8 @@ class Judged:
     @cached_property
     def labels(self) -> tuple[Tensor, Tensor] | None:
         """Fixed and linearly warped moving labels, one channel each `[B, L, *S]`; None where there are none."""
+        if "fixed_maps" in self.batch:
+            return self.batch["fixed_maps"], spatial.warp(self.batch["moving_maps"], self.step.displacement)
         if "fixed_labels" not in self.batch:
             return None
         fixed, moving = self.batch["fixed_labels"], self.batch["moving_labels"]

@@ -46,7 +46,9 @@ def replaced(tree: Tree, folder: Path) -> Tree:
     arguments |= {"batch_size": 1, "workers": 0, "validation_pairs": 1}
     if "source" in arguments:
         arguments["source"] = _source(arguments["source"], dimension, folder)
-        arguments["reader"] = _reader(arguments.get("reader", {}), dimension)
+        if "classes" not in arguments:  # subjects are read by the pairs themselves
+            arguments["reader"] = _reader(arguments.get("reader", {}), dimension)
+    arguments.pop("start", None)  # takes time, and keeps what it found
     if "shape" in arguments:
         arguments["shape"] = list(SHAPES[dimension])
     arguments.pop("cache", None)

@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from RecurrentRegistrationLib import methods, spatial, weights
 from RecurrentRegistrationLib.errors import InputError, is_out_of_memory
 from RecurrentRegistrationLib.metrics.overlap import dice
 from RecurrentRegistrationLib.step import Step
+from RecurrentRegistrationLib.train.draws import SIDES, exchanged
 from RecurrentRegistrationLib.train.judged import Batch, Judged
+from RecurrentRegistrationLib.train.lesson import Lesson
 from RecurrentRegistrationLib.train.objective import LossTerm, Objective
 from RecurrentRegistrationLib.train.optimisation import Optimisation
 from RecurrentRegistrationLib.train.schedule import Weighting
-
-SIDES = ("fixed", "moving")
 
 
 class Training(LightningModule):
@@ -34,7 +34,9 @@ class Training(LightningModule):
         steps: of a registration; None for the method's own.
         over: which of its steps count, where a term does not say.
         own_lattice: judge each step on the lattice of its own values.
+        backward: judge the other direction, too, where the method attaches it.
         both_directions: register each pair both ways in one batch of twice the size, as symmetric terms need.
+        lesson: what a part of the method learns, instead of the method: a stage before the registration; None for none.
         frozen: parts of the method that stay as they are, for example "affine_network".
         initial: weights to begin with, a safetensors file.
         initial_part: take from them what fits, instead of refusing others than this method's.
@@ -47,13 +49,15 @@ class Training(LightningModule):
     def __init__(
         self,
         method: str,
-        losses: Sequence[LossTerm],
+        losses: Sequence[LossTerm] = (),
         dimension: int = 3,
         options: dict[str, Any] | None = None,
         steps: int | None = None,
         over: Weighting = "last",
         own_lattice: bool = False,
+        backward: bool = False,
         both_directions: bool = False,
+        lesson: Lesson | None = None,
         frozen: Sequence[str] = (),
         initial: Path | None = None,
         initial_part: bool = False,
@@ -72,9 +76,13 @@ class Training(LightningModule):
         self.method.checkpoint = checkpoint
         if initial is not None:
             weights.load(self.method, initial, strict=not initial_part)
+        if lesson is not None:
+            self.method.requires_grad_(False)
+            self._part(lesson.part).requires_grad_(True)
         for part in frozen:
-            self._freeze(part)
-        self.objective = Objective(losses, over, own_lattice)
+            self._part(part).requires_grad_(False)
+        self.lesson = lesson
+        self.objective = Objective(losses, over, own_lattice, backward)
         self.both_directions = both_directions or self.objective.paired
         self.optimisation, self.half_precision, self.seed = optimisation, half_precision, seed
 
@@ -100,8 +108,12 @@ class Training(LightningModule):
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """The loss."""
         torch.manual_seed(_mixed(self.seed, self.global_step, self.global_rank))
-        batch = doubled(batch) if self.both_directions else batch
-        total, parts = self.objective(self.registration(batch), batch, self.global_step)
+        if self.lesson is not None:
+            parts, _ = self._taught(batch)
+            total = sum(parts.values(), torch.zeros((), device=self.device))
+        else:
+            batch = doubled(batch) if self.both_directions else batch
+            total, parts = self.objective(self.registration(batch), batch, self.global_step)
         if not total.requires_grad:
             raise InputError("Nothing can be learnt from these losses: their terms do not fit the method or the data.")
         self.log("loss", total.detach(), prog_bar=True)
@@ -109,7 +121,14 @@ class Training(LightningModule):
         return total
 
     def validation_step(self, batch: Batch, index: int) -> None:
-        """Loss, folding and, where they can be known, Dice, distance of key points and error of the displacement."""
+        """Loss, folding and, where they can be known, Dice, distance of key points and error of the displacement.
+
+        In a lesson, the loss and the Dice of the labels that are told.
+        """
+        if self.lesson is not None:
+            parts, told = self._taught(batch)
+            self._log_validation({"loss": sum(parts.values()), "dice": told})
+            return
         steps = self.registration(batch)
         judged = (steps, batch)
         if self.both_directions:
@@ -117,9 +136,20 @@ class Training(LightningModule):
             judged = (self.registration(twice), twice)
         total, _ = self.objective(*judged, self.global_step)
         found: dict[str, Any] = {"loss": total, "folding": steps[-1].folding, **measured(steps[-1], batch)}
-        self.log_dict(
-            {f"validation/{name}": float(value) for name, value in found.items()}, batch_size=1, sync_dist=True
-        )
+        self._log_validation(found)
+
+    def _taught(self, batch: Batch) -> tuple[dict[str, Tensor], float]:
+        """The losses of the lesson, and the Dice of the labels that are told in both images."""
+        if self.lesson is None or "fixed_maps" not in batch:
+            raise InputError("A lesson needs maps of the labels: take SubjectPairs as data.")
+        images = torch.cat([seen(self.method, batch[side]) for side in SIDES])
+        labels = torch.cat([batch[f"{side}_maps"] for side in SIDES])
+        found = self.lesson.maps(self.method, images, labels.shape[1])
+        return self.lesson(found, labels), overlap(found.detach().exp()[:, 1:], labels)
+
+    def _log_validation(self, found: dict[str, Any]) -> None:
+        values = {f"validation/{name}": float(value) for name, value in found.items()}
+        self.log_dict(values, batch_size=1, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """Of what is not frozen."""
@@ -128,9 +158,9 @@ class Training(LightningModule):
             raise InputError("All of the method is frozen: leave something to train.")
         return self.optimisation.create(parameters)
 
-    def _freeze(self, part: str) -> None:
+    def _part(self, part: str) -> nn.Module:
         try:
-            self.method.get_submodule(part).requires_grad_(False)
+            return self.method.get_submodule(part)
         except AttributeError as error:
             known = ", ".join(name for name, _ in self.method.named_children())
             raise InputError(f"The method '{self.name}' has no part '{part}'; it has {known}.") from error
@@ -157,16 +187,17 @@ def seen(method: methods.Method, image: Tensor) -> Tensor:
 def doubled(batch: Batch) -> Batch:
     """Each pair both ways: the first half of the batch as it is, the second with fixed and moving exchanged."""
 
-    def twice(key: str, value: Any) -> Any:
-        other = next((key.replace(a, b, 1) for a, b in (SIDES, SIDES[::-1]) if key.startswith(a)), key)
-        return torch.cat([value, batch[other]]) if isinstance(value, Tensor) else [*value, *batch[other]]
+    def together(first: Any, second: Any) -> Any:
+        return torch.cat([first, second]) if isinstance(first, Tensor) else [*first, *second]
 
-    return {key: twice(key, value) for key, value in batch.items() if key != "displacement"}
+    return {key: together(batch[key], other) for key, other in exchanged(batch).items()}
 
 
 def measured(step: Step, batch: Batch) -> dict[str, float]:
     """What tells how good a displacement is."""
     judged, found = Judged(step, batch), {}
+    if "fixed_maps" in batch and judged.labels is not None:
+        found["dice"] = overlap(*judged.labels)
     if "fixed_labels" in batch:
         warped = spatial.warp(batch["moving_labels"].float(), step.displacement, mode="nearest")
         overlaps = dice(batch["fixed_labels"].cpu().numpy(), warped.cpu().numpy().round().astype(int))
@@ -176,6 +207,12 @@ def measured(step: Step, batch: Batch) -> dict[str, float]:
     if "displacement" in batch:
         found["displacement_error"] = (step.displacement - batch["displacement"]).norm(dim=1).mean().item()
     return found
+
+
+def overlap(first: Tensor, second: Tensor) -> float:
+    """Mean Dice of smoothed label maps `[B, L, *S]`, each where it is above one half; NaN for nothing in either."""
+    a, b = ((maps > 0.5).flatten(2).float() for maps in (first, second))
+    return (2 * (a * b).sum(2) / (a.sum(2) + b.sum(2))).nanmean().item()
 
 
 def _mixed(*numbers: int) -> int:

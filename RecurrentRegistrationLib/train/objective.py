@@ -45,11 +45,18 @@ class Objective:
         losses: its terms.
         over: which of the registration's steps count, where a term does not say.
         own_lattice: judge each step on the lattice of its own values, so that coarse stages are cheap.
+        backward: judge the other direction, too, where steps attach it; each counts half.
     """
 
-    def __init__(self, losses: Sequence[LossTerm], over: Weighting = "last", own_lattice: bool = False) -> None:
+    def __init__(
+        self,
+        losses: Sequence[LossTerm],
+        over: Weighting = "last",
+        own_lattice: bool = False,
+        backward: bool = False,
+    ) -> None:
         self.losses = list(losses)
-        self.over, self.own_lattice = over, own_lattice
+        self.over, self.own_lattice, self.backward = over, own_lattice, backward
         self._terms = [terms.create(loss.term, dict(loss.options)) for loss in self.losses]
         self._told = False
 
@@ -73,12 +80,19 @@ class Objective:
                     continue
                 if n not in judged:
                     judged[n] = Judged(steps[n], batch, own_lattice=self.own_lattice)
-                value = term(judged[n])
+                value = self._value(term, judged[n])
                 if value is not None:
                     parts[loss.term] = parts.get(loss.term, value.new_zeros(())) + factor * share * value
         self._tell(silent - parts.keys())
         total = sum(parts.values(), steps[-1].values.new_zeros(()))
         return total, {name: part.detach() for name, part in parts.items()}
+
+    def _value(self, term: terms.Term, judged: Judged) -> Tensor | None:
+        one = term(judged)
+        if not self.backward or judged.backward is None:
+            return one
+        other = term(judged.backward)
+        return one if one is None or other is None else (one + other) / 2
 
     def _tell(self, silent: Collection[str]) -> None:
         """Name once the terms that the first registration says nothing of."""

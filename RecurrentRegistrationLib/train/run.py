@@ -26,15 +26,17 @@ from RecurrentRegistrationLib import weights
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.train import configuration, made, saturation_recovery
 from RecurrentRegistrationLib.train.callbacks import Cost, StopOnNaN
+from RecurrentRegistrationLib.train.cards import Card, publish
 from RecurrentRegistrationLib.train.checkpoints import CompleteCheckpoints
 from RecurrentRegistrationLib.train.data import ImagePairs
 from RecurrentRegistrationLib.train.module import Training
+from RecurrentRegistrationLib.train.subjects import SubjectPairs
 from RecurrentRegistrationLib.train.synthetic import SyntheticPairs
 
 __all__ = ["Work", "train"]
 
 # A configuration names classes; those that are imported go by their last name.
-NAMED = (ImagePairs, SyntheticPairs, saturation_recovery.SaturationRecovery)
+NAMED = (ImagePairs, SubjectPairs, SyntheticPairs, saturation_recovery.SaturationRecovery)
 
 WEIGHTS, CHECKPOINT, LOGS = "model.safetensors", "last.ckpt", "logs"
 ENGINE = {
@@ -86,13 +88,16 @@ class Parser(LightningCLI):
     """Lightning's command line, for its reading of configurations and making of objects alone."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """One seed for weights, draws and data."""
+        """One seed for weights, draws and data; what a card says."""
+        parser.add_argument("--card", type=Card | None, default=None, help="of weights that are to ship")
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
 
 
 def train(work: Work) -> Path | None:
-    """Train all stages and return the file of the last one's weights; None for a dry run.
+    """Train all stages and return the file of the last one's weights, or the folder of those that are to ship.
+
+    None for a dry run.
 
     Raises:
         InputError: the configuration or the data cannot be used, the loss is no number, or the disk is full.
@@ -108,18 +113,26 @@ def train(work: Work) -> Path | None:
             if found is not None:
                 tree = configuration.merged(tree, {"model": {"initial": str(found)}})
                 work = replace(work, overrides=_without_initial(work.overrides))
-            found = _stage(work, name, tree, work.output if folder is None else folder / "output")
+            cli, found = _stage(work, name, tree, work.output if folder is None else folder / "output")
+            card, data = cli.config_init["card"], cli.datamodule
+            del cli
             gc.collect()  # a trainer and its module hold each other: their memory is for the next stage
-    return None if work.dry else found
+    if work.dry or found is None or card is None:
+        return None if work.dry else found
+    return publish(card, found, work.output, data)
 
 
-def _stage(work: Work, name: str, tree: configuration.Tree, output: Path) -> Path:
+def _stage(work: Work, name: str, tree: configuration.Tree, output: Path) -> tuple[Parser, Path]:
     folder = output / name if name else output
     cli = _parsed(tree, work, folder)
     trainer, finished, last = cli.trainer, folder / WEIGHTS, folder / CHECKPOINT
     if work.resume and finished.exists() and not (last.exists() and _asks_for_more(trainer.max_steps, finished)):
-        return finished
+        return cli, finished
     _check(trainer)
+    if cli.config_init["card"] is not None and not isinstance(cli.datamodule, SubjectPairs):
+        raise InputError(
+            "Weights with a card are trained on SubjectPairs: change data.class_path, or leave out the card."
+        )
     try:
         with _no_trace(trainer, folder / LOGS):
             trainer.fit(cli.model, cli.datamodule, ckpt_path=str(last) if work.resume and last.exists() else None)
@@ -134,7 +147,7 @@ def _stage(work: Work, name: str, tree: configuration.Tree, output: Path) -> Pat
     if trainer.is_global_zero:
         weights.write(cli.model.method, finished, _description(cli, tree, work), half=cli.model.half_precision)
     trainer.strategy.barrier()
-    return finished
+    return cli, finished
 
 
 def _without_initial(overrides: tuple[str, ...]) -> tuple[str, ...]:

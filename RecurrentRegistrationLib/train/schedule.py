@@ -10,7 +10,7 @@ from typing import Literal
 from RecurrentRegistrationLib.errors import InputError
 
 Shape = Literal["constant", "cosine", "halving", "linear"]
-Weighting = Literal["last", "uniform", "sum", "exponential", "sequence"]
+Weighting = Literal["last", "uniform", "sum", "exponential", "rising", "sequence"]
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,11 @@ def step_weights(weighting: Weighting, count: int) -> list[float]:
     """How much each of a registration's steps counts.
 
     "last" the last alone; "uniform" `1 / T` each; "sum" 1 each; "exponential" `10^((t - 1) / (T - 1))` (RIIR);
-    "sequence" `0.8^(T - t)` (RAFT).
+    "rising" the same as shares of 1; "sequence" `0.8^(T - t)` (RAFT).
     """
+    if weighting == "rising":
+        shares = step_weights("exponential", count)
+        return [share / sum(shares) for share in shares]
     rules: dict[str, Callable[[int], float]] = {
         "last": lambda t: float(t == count),
         "uniform": lambda t: 1 / count,

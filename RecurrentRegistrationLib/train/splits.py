@@ -22,6 +22,7 @@ class Split:
         test: to report on; never touched here.
         fraction: of the training subjects that are used. A smaller fraction is part of every larger one.
         seed: of the order in which the subjects are dealt; not that of the training, so that models can be compared.
+        shuffle: deal them in a random order; otherwise sorted by name: the first to train on, the last to test on.
     """
 
     train: float = 0.8
@@ -29,6 +30,7 @@ class Split:
     test: float = 0.1
     fraction: float = 1.0
     seed: int = 0
+    shuffle: bool = True
 
     def __post_init__(self) -> None:
         if min(self.train, self.validation, self.test) < 0 or self.train <= 0:
@@ -60,7 +62,7 @@ def divide(collection: Collection, split: Split) -> dict[str, list[Case]]:
 
 def deal(subjects: Sequence[str], split: Split) -> dict[str, str]:
     """The part of each subject; a part with a share gets at least one as long as there are enough."""
-    order = shuffled(subjects, split.seed)
+    order = shuffled(subjects, split.seed) if split.shuffle else sorted(subjects)
     shares = [split.train, split.validation, split.test]
     sizes = [round(len(order) * share / sum(shares)) for share in shares]
     for n in (1, 2):

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from monai.data import CacheDataset, Dataset, PersistentDataset
+from monai.transforms import Transform
 
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.train.cases import Case
-from RecurrentRegistrationLib.train.reading import Reader, Sample
 from RecurrentRegistrationLib.train.sources.series import file_of
 
 Cache = Literal["memory", "disk", "none"]
@@ -20,13 +20,16 @@ OnBad = Literal["refuse", "skip"]
 log = logging.getLogger(__name__)
 
 
-class _Read:
-    """The reader as a transform of MONAI: what cannot be read becomes a sentence instead of an exception."""
+class _Read(Transform):
+    """The reader as a transform of MONAI: what cannot be read becomes a sentence instead of an exception.
 
-    def __init__(self, reader: Reader) -> None:
+    What is not a `Transform` is never cached.
+    """
+
+    def __init__(self, reader: Callable[[Case], Any]) -> None:
         self.reader = reader
 
-    def __call__(self, case: Case) -> Sample | str:
+    def __call__(self, case: Case) -> Any:
         try:
             return self.reader(case)
         except (InputError, RuntimeError, OSError, ValueError) as error:
@@ -38,7 +41,7 @@ class Store:
 
     Args:
         cases: to read.
-        reader: how.
+        reader: how: a case to its sample.
         cache: where samples stay: in "memory", on the "disk" in `folder`, or nowhere.
         folder: for the disk; None for none.
         on_bad: whether a case that cannot be used ends the training or is left out; it is named either way.
@@ -54,7 +57,7 @@ class Store:
     def __init__(
         self,
         cases: Sequence[Case],
-        reader: Reader,
+        reader: Callable[[Case], Any],
         *,
         cache: Cache = "memory",
         folder: Path | None = None,
@@ -72,7 +75,7 @@ class Store:
         if not self.names:
             raise InputError("No case can be used.")
 
-    def __getitem__(self, name: str) -> Sample:
+    def __getitem__(self, name: str) -> Any:
         sample: Any = self._data[self._places[name]]
         if isinstance(sample, str):
             raise InputError(f"The case {name} cannot be read any more: {sample}")
@@ -91,7 +94,7 @@ def _data_set(cases: list[Case], read: _Read, cache: Cache, folder: Path | None)
     return Dataset(cases, read)
 
 
-def _key(case: Case, reader: Reader) -> bytes:
+def _key(case: Case, reader: Any) -> bytes:
     """A cached sample's name: another case, file or way of reading is another sample."""
     import hashlib
 

@@ -77,9 +77,15 @@ def ncc() -> Term:
     return correlation
 
 
-def dice() -> Term:
-    """MONAI's soft Dice loss of the fixed and the linearly warped moving labels, the background left out."""
-    loss = DiceLoss(include_background=True)  # the background has no channel here
+def dice(*, squared: bool = False) -> Term:
+    """MONAI's soft Dice loss of the fixed and the linearly warped moving labels, the background left out.
+
+    Args:
+        squared: square the maps in the denominator and add one voxel to both sides, for smoothed maps.
+    """
+    more = 1.0 if squared else 1e-5  # MONAI's own
+    # The background has no channel here.
+    loss = DiceLoss(include_background=True, squared_pred=squared, smooth_nr=more, smooth_dr=more)
 
     def overlap(judged: Judged) -> Tensor | None:
         if judged.labels is None:

@@ -11,19 +11,30 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
+from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 
 from RecurrentRegistrationLib import methods, spatial
-from RecurrentRegistrationLib.losses.regularity import diffusion
-from RecurrentRegistrationLib.losses.similarity import MeanSquaredError
 from RecurrentRegistrationLib.methods import Method
-from RecurrentRegistrationLib.step import Step
+from RecurrentRegistrationLib.train.module import Training, seen
+from RecurrentRegistrationLib.train.objective import LossTerm
+from RecurrentRegistrationLib.train.optimisation import Optimisation
+from RecurrentRegistrationLib.train.run import ENGINE, quiet
+from RecurrentRegistrationLib.train.schedule import Schedule
 
 SHAPES = {2: (48, 40), 3: (24, 28, 20)}
+SILENT = {
+    **ENGINE,
+    "accelerator": "cpu",
+    "gradient_clip_val": 1.0,
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+}
 MARGIN = 4  # voxels at each border that the error leaves out: nothing there tells where to go
 
 
@@ -141,46 +152,44 @@ def _window(shape: tuple[int, ...]) -> Tensor:
     return window
 
 
-def seen(method: Method, image: Tensor) -> Tensor:
-    """An image in [0, 1] with the intensities that the method's card wants."""
-    return (4 * image - 2).clamp(-2, 2) if method.card.intensities == "zscore" else image
-
-
 def error(displacement: Tensor, truth: Tensor) -> float:
     """Mean distance in voxels, away from the border."""
     inside = (..., *[slice(MARGIN, -MARGIN)] * spatial.dimension_of(truth))
     return (displacement - truth).norm(dim=1)[inside].mean().item()
 
 
-def loss(steps: list[Step], fixed: Tensor, moving: Tensor, truth: Tensor, recipe: Recipe) -> Tensor:
-    """The training loss of one run: of all steps, the last of which counts ten times as much as the first."""
-    weights = [10 ** (n / max(len(steps) - 1, 1)) for n in range(len(steps))]
-    total = torch.zeros(())
-    for weight, step in zip(weights, steps, strict=True):
-        total = total + weight * _loss_of(step.displacement, fixed, moving, truth, recipe)
-    return total / sum(weights)
+class Draws(LightningDataModule):
+    """What `draw` gives, fixed, moving, displacement, as the trainer wants its data."""
+
+    def __init__(self, dimension: int, draw: Callable[[], tuple[Tensor, ...]]) -> None:
+        super().__init__()
+        self.spacing, self.draw = (1.0,) * dimension, draw
+
+    def train_dataloader(self) -> Draws:
+        """An endless one: itself."""
+        return self
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        while True:
+            yield dict(zip(("fixed", "moving", "displacement"), self.draw(), strict=True))
 
 
-def _loss_of(displacement: Tensor, fixed: Tensor, moving: Tensor, truth: Tensor, recipe: Recipe) -> Tensor:
-    if recipe.supervised:
-        return (displacement - truth).square().mean()
-    similarity = MeanSquaredError()(fixed, spatial.warp(moving, displacement))
-    return 10 * similarity + recipe.smoothness * diffusion(displacement)
-
-
-def train(method: Method, recipe: Recipe, draw: Callable[[], tuple[Tensor, ...]]) -> None:
+def train(method: Method, recipe: Recipe, draw: Callable[[], tuple[Tensor, ...]], dimension: int = 2) -> None:
     """Train a method in place on what `draw` gives: fixed, moving, displacement."""
-    optimiser = torch.optim.Adam(method.parameters(), lr=recipe.rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, recipe.iterations)
-    method.train()
-    for _ in range(recipe.iterations):
-        fixed, moving, truth = draw()
-        steps = list(method.steps(seen(method, fixed), seen(method, moving), count=recipe.steps))
-        optimiser.zero_grad(set_to_none=True)
-        loss(steps, fixed, moving, truth, recipe).backward()
-        torch.nn.utils.clip_grad_norm_(method.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
+    likeness = [LossTerm("mse", 10.0), LossTerm("diffusion", recipe.smoothness)]
+    training = Training(
+        method.card.name,
+        [LossTerm("displacement")] if recipe.supervised else likeness,
+        dimension,
+        options=dict(recipe.options),
+        steps=recipe.steps,
+        over="rising",
+        optimisation=Optimisation(recipe.rate, Schedule("cosine", recipe.iterations)),
+    )
+    training.method = method
+    with quiet():
+        trainer = Trainer(max_steps=recipe.iterations, **SILENT)
+        trainer.fit(training, datamodule=Draws(dimension, draw))
     method.eval()
 
 
@@ -197,7 +206,7 @@ def outcome(name: str, dimension: int, recipe: Recipe, *, tests: int = 16) -> Ou
     unseen = pairs(dimension, tests, torch.Generator().manual_seed(1), series=recipe.series)
     before, start = measured(method, recipe, *unseen), time.process_time()
     generator = torch.Generator().manual_seed(2)
-    train(method, recipe, lambda: pairs(dimension, recipe.batch, generator, series=recipe.series))
+    train(method, recipe, lambda: pairs(dimension, recipe.batch, generator, series=recipe.series), dimension)
     seconds = time.process_time() - start
     parameters = sum(parameter.numel() for parameter in method.parameters())
     zero = error(torch.zeros_like(unseen[2]), unseen[2])

@@ -29,7 +29,7 @@ def narrow(path: Path) -> list[str]:
     """What makes a configuration's network small."""
     model = configuration.read(path)["model"]
     settings = list(NARROW.get(model["method"], ()))
-    if model["method"] == "rwcnet" and not model["options"].get("single_resolution"):
+    if model["method"] == "rwcnet" and not model["options"].keys() & {"single_resolution", "stages"}:
         settings.append("options.steps=[1,1,1]")
     return [f"--model.{setting}" for setting in settings]
 

@@ -225,6 +225,15 @@ def test_a_draw_depends_on_its_number_alone(cache: str, folder: Path) -> None:
     assert isinstance(one.training, DrawnPairs)
 
 
+@pytest.mark.parametrize(("cache", "reads"), [("memory", 1), ("none", 4)])
+def test_a_case_in_memory_is_read_once(cache: str, reads: int, folder: Path) -> None:
+    case, read = Folder(folder / "images").collect().cases[0], []
+    store = Store([case], lambda case: read.append(case) or {"image": torch.zeros(1)}, cache=cache)
+    for _ in range(3):
+        assert store[case.name]["image"] == 0
+    assert len(read) == reads
+
+
 def test_the_labels_of_unsupervised_pairs_stay_for_validation(folder: Path) -> None:
     data = ImagePairs(Folder(folder / "images", folder / "labels"), supervise=False, split=Split(3, 3, 0))
     data.setup()

@@ -119,6 +119,7 @@ def test_weights_of_steps() -> None:
     assert step_weights("uniform", 4) == [0.25] * 4
     assert step_weights("exponential", 6) == pytest.approx([1, 1.5849, 2.5119, 3.9811, 6.3096, 10], rel=1e-4)
     assert step_weights("exponential", 1) == [1]
+    assert step_weights("rising", 2) == pytest.approx([1 / 11, 10 / 11])
     assert step_weights("sequence", 3) == pytest.approx([0.64, 0.8, 1])
 
 
@@ -208,3 +209,32 @@ def test_frozen_parts_are_left_to_rest() -> None:
     )
     with pytest.raises(InputError, match="frozen"):
         Training("riir", [LossTerm("mse")], 2, frozen=["cell"]).configure_optimizers()
+
+
+def test_both_directions_count_half_where_a_step_attaches_the_other() -> None:
+    pair = {key: value for key, value in batch().items() if key != "displacement"}
+    there, back = 0.5 * batch()["displacement"], -0.2 * batch()["displacement"]
+    losses = [LossTerm("mse"), LossTerm("diffusion", 0.3)]
+    exchanged = pair | {"fixed": pair["moving"], "moving": pair["fixed"]}
+    ways = [Objective(losses)([step(u)], b)[0] for u, b in ((there, pair), (back, exchanged))]
+    both, _ = Objective(losses, backward=True)([step(there, backward=back)], pair)
+    torch.testing.assert_close(both, sum(ways) / 2)
+    torch.testing.assert_close(Objective(losses, backward=True)([step(there)], pair)[0], ways[0])
+
+
+def test_smoothed_maps_of_labels_are_judged_by_their_squares() -> None:
+    maps = {
+        f"{side}_maps": torch.rand(2, 3, *SHAPE, generator=torch.Generator().manual_seed(n))
+        for n, side in enumerate(("fixed", "moving"))
+    }
+    a, b = maps["fixed_maps"].flatten(2), maps["moving_maps"].flatten(2)
+    wanted = 1 - ((2 * (a * b).sum(2) + 1) / ((a**2).sum(2) + (b**2).sum(2) + 1)).mean()
+    judged = Judged(step(torch.zeros(2, 2, *SHAPE)), maps)
+    found = create("dice", {"squared": True})(judged)
+    torch.testing.assert_close(found, wanted)
+    assert (
+        measured(
+            step(torch.zeros(2, 2, *SHAPE)), {"fixed_maps": maps["fixed_maps"], "moving_maps": maps["fixed_maps"]}
+        )["dice"]
+        == 1
+    )

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+pytest.importorskip("lightning", reason="training needs the extra 'train'")
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 import findings
 from findings import Claim

@@ -15,8 +15,11 @@ import torch
 
 from RecurrentRegistrationLib import methods
 
+pytest.importorskip("lightning", reason="training needs the extra 'train'")
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 import learning
+
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 SHAPES = {2: (32, 28), 3: (16, 20, 18)}
 # Iterations, pairs, and how many times smaller than that of no displacement the error must become.
@@ -51,5 +54,5 @@ def test_it_learns(name, dimension, monkeypatch):
     method = methods.create(name, dimension, **recipe.options).eval()
     known = learning.pairs(dimension, count, torch.Generator().manual_seed(1))
     before = learning.error(torch.zeros_like(known[2]), known[2])
-    learning.train(method, recipe, lambda: known)
+    learning.train(method, recipe, lambda: known, dimension)
     assert learning.measured(method, recipe, *known) < before / factor

@@ -26,7 +26,7 @@ def model(name: str = "phantom-riir", **changes) -> weights.Model:
         "summary": "Phantoms with phantoms.",
         "data": "phantoms",
         "licence": "CC0",
-        "configuration": "training/weights/phantom.yaml",
+        "configuration": "training/configs/weights/phantom.yaml",
         "seed": 3,
         "options": {"hidden": [4, 4], "width": 4},
         "held_back": ("a", "b"),

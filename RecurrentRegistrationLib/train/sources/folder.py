@@ -21,6 +21,7 @@ class Folder(Source):
         pattern: of the images' names.
         subject: a regular expression whose first group in an image's name is its subject; None for the whole name.
         group: likewise for what the cases of a pair may have to share.
+        root: where these folders are; by itself it can be given for another place of the data.
     """
 
     def __init__(
@@ -32,13 +33,17 @@ class Folder(Source):
         pattern: str = "*",
         subject: str | None = None,
         group: str | None = None,
+        root: Path = Path(),
     ) -> None:
-        self.images, self.labels, self.keypoints, self.masks = images, labels, keypoints, masks
+        self.root, self.images = Path(root), Path(root) / images
+        self.labels, self.keypoints, self.masks = (
+            None if folder is None else self.root / folder for folder in (labels, keypoints, masks)
+        )
         self.pattern, self.subject, self.group = pattern, subject, group
 
     def collect(self) -> Collection:
         """One case for each image; an annotation that is missing stays None, but not all of a kind."""
-        cases = [self._case(path) for path in images_in(Path(self.images), self.pattern)]
+        cases = [self._case(path) for path in images_in(self.images, self.pattern)]
         return Collection(
             tuple(annotated(cases, {"labels": self.labels, "keypoints": self.keypoints, "mask": self.masks}))
         )

@@ -1,0 +1,43 @@
+"""`Lesson`: what a part of a method learns before the method registers, as random features correlate too little."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from monai.losses.dice import DiceLoss
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from RecurrentRegistrationLib.errors import InputError
+
+MULTIPLE = 8  # of voxels along each axis, for networks of up to four levels
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A part of a method learns to tell the labels from each other and from what is around them.
+
+    Its first channels become the logarithms of their probabilities, less a constant; further channels are free.
+
+    Attributes:
+        part: its place in the method, for example "networks.0.features"; it takes an image `[B, 1, *S]`.
+    """
+
+    part: str
+
+    def maps(self, method: nn.Module, images: Tensor, labels: int) -> Tensor:
+        """Logarithms of the probabilities of what is around the labels and of each of them, `[B, 1 + labels, *S]`."""
+        shape = images.shape[2:]
+        beyond = [size for n in reversed(shape) for size in (0, -n % MULTIPLE)]
+        features = method.get_submodule(self.part)(F.pad(images, beyond))[(..., *map(slice, shape))]
+        if features.shape[1] <= labels or features.shape[2:] != shape:
+            raise InputError(f"The part '{self.part}' does not give {1 + labels} channels on the image's grid.")
+        return features[:, : 1 + labels].float().log_softmax(dim=1)
+
+    def __call__(self, found: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The losses of these logarithms: Dice and cross-entropy with the maps `[B, labels, *S]` in [0, 1]."""
+        around = 1 - labels.sum(dim=1, keepdim=True)
+        wanted = torch.cat([around, labels], dim=1).clamp(0, 1)
+        dice = DiceLoss(include_background=True, squared_pred=True, smooth_nr=1.0, smooth_dr=1.0)
+        return {"dice": dice(found.exp()[:, 1:], labels), "cross_entropy": -(wanted * found).sum(dim=1).mean()}
