@@ -8,8 +8,11 @@ import sys
 
 def main() -> None:
     """Run the command line of this process and exit with its status."""
-    try:
-        from RecurrentRegistrationLib.cli import run  # here, so that Ctrl-C is answered from the first moment on
+    try:  # the imports too, so that Ctrl-C is answered from the first moment on
+        from RecurrentRegistrationLib.kernels import let_idle_threads_sleep
+
+        let_idle_threads_sleep()
+        from RecurrentRegistrationLib.cli import run
 
         status = run()
     except KeyboardInterrupt:

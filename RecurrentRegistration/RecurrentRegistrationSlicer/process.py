@@ -25,9 +25,7 @@ from typing import Any
 from RecurrentRegistrationSlicer.errors import RegistrationError
 
 ENDS = ("done", "cancelled", "error")
-SERVE = (
-    "import sys; sys.path.insert(0, sys.argv[1]); from RecurrentRegistrationLib.worker.process import serve; serve()"
-)
+SERVE = "import sys; sys.path.insert(0, sys.argv[1]); from RecurrentRegistrationLib.worker import serve; serve()"
 PATIENCE = 3.0  # seconds for a cancel to be confirmed, and for a closed process to end; then it is killed
 STARTING = 60.0  # seconds for the same while the process still imports PyTorch
 

@@ -5,6 +5,6 @@ from __future__ import annotations
 
 def worker() -> None:
     """Serve JSON lines on standard input and output, until standard input closes."""
-    from RecurrentRegistrationLib.worker.process import serve
+    from RecurrentRegistrationLib.worker import serve
 
     serve()

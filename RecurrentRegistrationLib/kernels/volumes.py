@@ -6,6 +6,7 @@ otherwise use torch, which gives the same values. Each kernel reads its inputs o
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import threading
@@ -154,7 +155,14 @@ def local_correlation_gradient(
 if numba is not None:
     # No NaN/Inf assumptions: a displacement may hold them, and must then read outside the image, not outside memory.
     _fast = {"contract", "reassoc", "nsz", "arcp", "afn"}
-    kernel = njit(parallel=True, fastmath=_fast, cache=True, error_model="numpy")
+
+    def kernel(function: Callable[..., None]) -> Callable[..., None]:
+        """Compile at the first call, and keep that on disk where there is a folder to write to."""
+        compiled = njit(parallel=True, fastmath=_fast, error_model="numpy")(function)
+        with contextlib.suppress(RuntimeError, OSError):  # read-only, or in an archive: each process compiles anew
+            compiled.enable_caching()
+        return compiled
+
     inline = njit(fastmath=_fast, error_model="numpy", forceinline=True)  # kept on disk within the kernels
 
     @inline

@@ -1,5 +1,5 @@
 """`python -m RecurrentRegistrationLib.worker`: the process behind the 3D Slicer module."""
 
-from RecurrentRegistrationLib.worker.process import serve
+from RecurrentRegistrationLib.worker import serve
 
 serve()

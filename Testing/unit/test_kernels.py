@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ import torch.nn.functional as F
 from geometry import smooth_displacement
 from torch import Tensor
 
+import RecurrentRegistrationLib
 from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.kernels import volumes
 from RecurrentRegistrationLib.losses.similarity import LocalCorrelation
@@ -280,15 +283,59 @@ print(torch.get_num_threads())
     assert done.stdout == "1\n"
 
 
-@pytest.mark.parametrize(("given", "used"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_idle_threads_sleep_unless_the_user_says_otherwise(given, used):
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    code = "import sys, os, RecurrentRegistrationLib; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+@pytest.mark.parametrize("where", ["read-only", "archive"])
+def test_a_package_and_a_home_that_cannot_be_written(where, tmp_path):
+    """A container with a read-only root, or a package in an archive: kernels are compiled and not kept."""
+    package = shutil.copytree(
+        Path(RecurrentRegistrationLib.__file__).parent,
+        tmp_path / "site" / "RecurrentRegistrationLib",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
+    place = package.parent
+    if where == "archive":
+        place = Path(shutil.make_archive(str(tmp_path / "packages"), "zip", package.parent))
+    program = """
+import pathlib, sys, tempfile
+def refused(*arguments, **options):
+    raise PermissionError(13, "Read-only file system")
+import torch
+tempfile.TemporaryFile = refused  # root may write anywhere, so that no mode of a folder refuses it
+from RecurrentRegistrationLib import spatial
+from RecurrentRegistrationLib.kernels import volumes
+assert sys.argv[1] in volumes.__file__, volumes.__file__
+image = torch.rand(1, 1, 4, 5, 6)
+assert volumes.can_differentiate(image.expand(1, 3, 4, 5, 6))
+print(spatial.jacobian_determinant(torch.zeros(1, 3, 4, 5, 6)).mean().item())
+"""
+    kept_back = ("HOME", "NUMBA_CACHE_DIR", "XDG_CACHE_HOME")
+    environment = {name: value for name, value in os.environ.items() if name not in kept_back}
     done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=environment | ({} if given is None else {"OMP_WAIT_POLICY": given}),
+        [sys.executable, "-c", program, str(place)],
+        env=environment | {"PYTHONPATH": str(place), "HOME": str(tmp_path / "no-home")},
+        cwd=tmp_path,
         capture_output=True,
         encoding="utf-8",
-        check=True,
+        check=False,
     )
-    assert done.stdout.split() == [used, "False"]
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1.0\n", "")
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_idle_threads_of_programs_sleep_unless_the_user_says_otherwise(given, used, monkeypatch):
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    else:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    code = """
+import os, sys
+before = dict(os.environ)
+import RecurrentRegistrationLib.pipeline
+assert dict(os.environ) == before
+del sys.modules["torch"]
+from RecurrentRegistrationLib import __main__
+os._exit = lambda status: print(os.environ["OMP_WAIT_POLICY"], "torch" in sys.modules)
+sys.argv = ["recurrent-registration", "--version"]
+__main__.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
+    assert done.stdout.split()[1:] == [used, "False"]
