@@ -20,7 +20,7 @@ from RecurrentRegistrationLib.train.judged import Batch, Judged
 from RecurrentRegistrationLib.train.lesson import Lesson
 from RecurrentRegistrationLib.train.objective import LossTerm, Objective
 from RecurrentRegistrationLib.train.optimisation import Optimisation
-from RecurrentRegistrationLib.train.schedule import Weighting
+from RecurrentRegistrationLib.train.schedule import Unrolling, Weighting
 
 
 class Training(LightningModule):
@@ -32,6 +32,7 @@ class Training(LightningModule):
         dimension: 2 or 3.
         options: of the method.
         steps: of a registration; None for the method's own.
+        unrolling: how many steps it makes in training, and which of them have a gradient.
         over: which of its steps count, where a term does not say.
         own_lattice: judge each step on the lattice of its own values.
         backward: judge the other direction, too, where the method attaches it.
@@ -53,6 +54,7 @@ class Training(LightningModule):
         dimension: int = 3,
         options: dict[str, Any] | None = None,
         steps: int | None = None,
+        unrolling: Unrolling = Unrolling(),  # noqa: B008, it is frozen
         over: Weighting = "last",
         own_lattice: bool = False,
         backward: bool = False,
@@ -73,7 +75,9 @@ class Training(LightningModule):
         self.method = _create(method, dimension, self.options)
         if not self.method.card.trained:
             raise InputError(f"The method '{method}' has no weights to train.")
-        self.method.checkpoint = checkpoint
+        if unrolling != Unrolling() and not self.method.card.recurrent:
+            raise InputError(f"The method '{method}' has a fixed number of steps: leave out model.unrolling.")
+        self.method.checkpoint, self.unrolling = checkpoint, unrolling
         if initial is not None:
             weights.load(self.method, initial, strict=not initial_part)
         if lesson is not None:
@@ -87,10 +91,17 @@ class Training(LightningModule):
         self.optimisation, self.half_precision, self.seed = optimisation, half_precision, seed
 
     def registration(self, batch: Batch) -> list[Step]:
-        """All steps of a batch's registration."""
+        """All steps of a batch's registration; in training those that are judged."""
         fixed, moving = (seen(self.method, batch[side]) for side in SIDES)
         masks = {f"{side}_mask": batch.get(f"{side}_mask") for side in SIDES}
-        return list(self.method.steps(fixed, moving, count=self.count, **masks))
+        if not self.method.training or self.unrolling == Unrolling():
+            return list(self.method.steps(fixed, moving, count=self.count, **masks))
+        free, judged = self.unrolling(self.count or self.method.card.default_steps)
+        state = None
+        with torch.no_grad():
+            for step in self.method.steps(fixed, moving, count=free, **masks) if free else ():
+                state = step.state
+        return list(self.method.steps(fixed, moving, count=judged, state=state, **masks))
 
     def on_fit_start(self) -> None:
         """Raises InputError where the images have another dimension than the method."""

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+
 from RecurrentRegistrationLib.errors import InputError
 
 Shape = Literal["constant", "cosine", "halving", "linear"]
@@ -82,6 +84,35 @@ class Ramp:
 
 
 Curriculum = Schedule | Fading | Ramp
+
+
+@dataclass(frozen=True)
+class Unrolling:
+    """How many steps a recurrence makes in training, so that it converges instead of being best at one number.
+
+    The first steps of a longer recurrence have no gradient and no loss, as in equilibrium models (DEQReg, MICCAI 2025):
+    memory is that of the last ones.
+
+    Attributes:
+        longest: the number of steps is drawn from the nominal one to so many times it; 1 for always the nominal one.
+        gradient: only so many last steps have a gradient and are judged; None for all.
+    """
+
+    longest: float = 1.0
+    gradient: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.longest < 1:
+            raise InputError(f"The longest recurrence is 1 or more times the nominal one, not {self.longest}.")
+        if self.gradient is not None and self.gradient < 1:
+            raise InputError(f"The gradient goes through 1 or more last steps, not {self.gradient}.")
+
+    def __call__(self, nominal: int) -> tuple[int, int]:
+        """Steps without and with a gradient, drawn by PyTorch's generator."""
+        most = max(nominal, round(self.longest * nominal))
+        count = int(torch.randint(nominal, most + 1, ())) if most > nominal else nominal
+        judged = count if self.gradient is None else min(self.gradient, count)
+        return count - judged, judged
 
 
 def step_weights(weighting: Weighting, count: int) -> list[float]:

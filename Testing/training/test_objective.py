@@ -13,12 +13,13 @@ from RecurrentRegistrationLib.train.judged import Judged
 from RecurrentRegistrationLib.train.module import Training, doubled, measured, seen
 from RecurrentRegistrationLib.train.objective import LossTerm, Objective
 from RecurrentRegistrationLib.train.optimisation import Optimisation
-from RecurrentRegistrationLib.train.schedule import Fading, Ramp, Schedule, step_weights
+from RecurrentRegistrationLib.train.schedule import Fading, Ramp, Schedule, Unrolling, step_weights
 from RecurrentRegistrationLib.train.terms import PAIRED, TERMS, create
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 SHAPE = (16, 20)
+SMALL = {"riir": {"width": 4, "hidden": [4, 4]}, "rcn": {"width": 4}}
 
 
 def batch(shape: tuple[int, ...] = SHAPE) -> dict:
@@ -238,3 +239,46 @@ def test_smoothed_maps_of_labels_are_judged_by_their_squares() -> None:
         )["dice"]
         == 1
     )
+
+
+@pytest.mark.parametrize("name", ["voxelmorph", "riir", "rcn"])
+def test_a_gradient_through_the_last_steps_is_that_of_a_recurrence_that_begins_there(name: str) -> None:
+    torch.manual_seed(0)
+    unrolling = Unrolling(gradient=2)
+    training = Training(name, [LossTerm("mse")], 2, options=SMALL.get(name), steps=5, unrolling=unrolling, over="sum")
+    with torch.no_grad():
+        for parameter in training.method.parameters():  # networks that move nothing have no gradient beyond the head
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    pair = batch((32, 32))
+    images = [seen(training.method, pair[side]) for side in ("fixed", "moving")]
+    judged, whole = training.registration(pair), list(training.method.steps(*images, count=5))
+    assert [s.index for s in judged] == [4, 5]
+    torch.testing.assert_close(judged[-1].values, whole[-1].values)
+    with torch.no_grad():
+        *_, third = training.method.steps(*images, count=3)
+    again = list(training.method.steps(*images, count=2, state=third.state))
+
+    def slopes(steps: list[Step]) -> list[Tensor]:
+        training.zero_grad()
+        training.objective(steps, pair)[0].backward()
+        return [p.grad.clone() for p in training.method.parameters() if p.grad is not None]
+
+    short, begun, full = slopes(judged), slopes(again), slopes(whole[3:])
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(short, begun, strict=True))
+    assert any(not torch.allclose(a, b, atol=1e-6) for a, b in zip(short, full, strict=True))
+    training.eval()
+    assert len(training.registration(pair)) == 5, "validation makes the nominal number"
+
+
+def test_the_number_of_steps_is_drawn_between_the_nominal_and_the_longest() -> None:
+    torch.manual_seed(0)
+    drawn = [Unrolling(longest=3, gradient=2)(4) for _ in range(200)]
+    assert {free + judged for free, judged in drawn} == set(range(4, 13))
+    assert {judged for _, judged in drawn} == {2}
+    assert Unrolling()(4) == (0, 4)
+    assert Unrolling(gradient=9)(4) == (0, 4)
+    for wrong in ({"longest": 0.5}, {"gradient": 0}):
+        with pytest.raises(InputError):
+            Unrolling(**wrong)
+    with pytest.raises(InputError, match="fixed number"):
+        Training("ran", [LossTerm("mse")], 2, unrolling=Unrolling(longest=2))
