@@ -1,6 +1,6 @@
 """The process behind the 3D Slicer module: one JSON object a line on standard input and output.
 
-Start it with `recurrent-registration worker` or `python -m RecurrentRegistrationLib.worker.process`. It keeps the last
+Start it with `recurrent-registration worker` or `python -m RecurrentRegistrationLib.worker`. It keeps the last
 registration in memory, so that it can be continued, refined and written again, and ends when standard input closes.
 Only JSON goes to standard output; what libraries print, and tracebacks, go to standard error.
 
@@ -45,34 +45,31 @@ Numbers that are unknown are null.
 **Cancel** drops the requests that wait and interrupts the one that is served, wherever Python code runs; finished steps
 stay. Where a single call of a library takes longer, `cancelled` comes within a second all the same, with `busy` true,
 and the event `idle` follows when the call has returned and the process serves again; whoever does not want to wait may
-end the process. When standard input closes in the middle of such a call, the process ends itself after two seconds.
+end the process. When standard input closes in the middle of such a call, or while
+nobody reads the answers, the process ends itself after two seconds. Nothing in it waits for the reader of its answers.
 """
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import inspect
 import json
 import os
 import queue
-import signal
 import sys
 import threading
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
-from types import FrameType
 from typing import IO, Any
 
 from RecurrentRegistrationLib.errors import InputError, is_out_of_memory
-from RecurrentRegistrationLib.io.documents import to_json
+from RecurrentRegistrationLib.worker.answers import Answers
+from RecurrentRegistrationLib.worker.interruption import Interruption
 from RecurrentRegistrationLib.worker.session import COMMANDS, Session
 
 Request = dict[str, Any]
 
-PAUSE = 0.05  # seconds between two interruptions
 PATIENCE = 0.7  # seconds after which a cancel is confirmed although a library's call has not returned
 FAREWELL = 2.0  # seconds a closed process may take to unwind
 
@@ -96,22 +93,23 @@ class Worker:
     """
 
     def __init__(self, requests: IO[str], answers: IO[str]) -> None:
-        self._requests, self._answers = requests, answers
+        self._requests, self._answers = requests, Answers(answers)
+        self._send = self._answers.send
         self._queue: queue.Queue[Request | None] = queue.Queue()
-        self._session = Session(self._tell, self._held)
-        self._lock = threading.RLock()  # of the answers, and of who ends the request that is served
+        self._interruption = Interruption()
+        self._session = Session(self._tell, self._interruption.held)
+        self._lock = threading.RLock()  # of who ends the request that is served
         self._serving: Request | None = None
         self._ended = True
-        self._cancelled = threading.Event()
-        self._interruptible = False  # set by the main thread alone
 
     def run(self) -> None:
         """Serve until `shutdown` or the end of the requests; must be called in the main thread."""
-        signal.signal(signal.SIGINT, self._on_interrupt)
+        self._interruption.listen()
         warnings.showwarning = self._warn
         threading.Thread(target=self._read, daemon=True).start()
         while (request := self._queue.get()) is not None:
             self._serve(request)
+        self._answers.close()
 
     # The reading thread ----------------------------------------------------------------------------------------------
 
@@ -130,11 +128,11 @@ class Worker:
                 break
             else:
                 self._queue.put(request)
-        self._cancel()
-        self._queue.put(None)
-        last_resort = threading.Timer(FAREWELL, os._exit, [0])
+        last_resort = threading.Timer(FAREWELL, os._exit, [0])  # a call does not return, or nobody reads the answers
         last_resort.daemon = True
         last_resort.start()
+        self._cancel()
+        self._queue.put(None)
 
     def _cancel(self) -> None:
         with contextlib.suppress(queue.Empty):
@@ -144,32 +142,32 @@ class Worker:
             served = self._serving
             if served is None:
                 return
-            self._cancelled.set()
+            self._interruption.ask()
         threading.Thread(target=self._insist, args=[served], daemon=True).start()
 
     def _insist(self, request: Request) -> None:
         """Interrupt the main thread until it has left a request; tell its end when patience ends."""
         began = time.monotonic()
-        while self._serving is request:
-            _thread.interrupt_main()
-            time.sleep(PAUSE)
+
+        def wanted() -> bool:
             with self._lock:
-                if time.monotonic() - began > PATIENCE and self._serving is request and not self._ended:
+                served = self._serving is request
+                if served and not self._ended and time.monotonic() - began > PATIENCE:
                     self._ended = True
                     self._send(request.get("id"), "cancelled", busy=True)
+            return served
+
+        self._interruption.insist(wanted)
 
     # The main thread -------------------------------------------------------------------------------------------------
 
     def _serve(self, request: Request) -> None:
         with self._lock:
             self._serving, self._ended = request, False
-            self._cancelled.clear()
+            self._interruption.forget()
         try:
-            self._interruptible = True
-            try:
+            with self._interruption.allowed():
                 fields = self._call(request)
-            finally:
-                self._interruptible = False
             self._end("done", **fields)
         except KeyboardInterrupt:
             self._end("cancelled", busy=False)
@@ -196,24 +194,13 @@ class Worker:
 
     def _tell(self, event: str, **fields: Any) -> bool:
         """Send an event of the request that is served, unless its end has been told; whether it was sent."""
-        with self._held(), self._lock:
+        with self._interruption.held(), self._lock:
             if waited_for := self._serving is not None and not self._ended:
                 self._send(self._serving.get("id"), event, **fields)
         return waited_for
 
     def _warn(self, message: Warning | str, *_: Any, **__: Any) -> None:
         self._tell("log", text=" ".join(str(message).split()))
-
-    @contextlib.contextmanager
-    def _held(self) -> Iterator[None]:
-        """No interruption in this block; one that was asked for meanwhile comes at its end."""
-        interruptible, self._interruptible = self._interruptible, False
-        try:
-            yield
-        finally:
-            self._interruptible = interruptible
-        if interruptible and self._cancelled.is_set():
-            raise KeyboardInterrupt
 
     def _end(self, event: str, **fields: Any) -> None:
         """Tell the end of the request that is served, or `idle` where its end has been told."""
@@ -224,27 +211,3 @@ class Worker:
             else:
                 self._send(self._serving.get("id"), event, **fields)
             self._serving, self._ended = None, True
-
-    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
-        """Of `cancel`; Ctrl-C at the terminal is for whoever started the process, and closes standard input."""
-        if self._interruptible and self._cancelled.is_set() and not _is_indivisible(frame):
-            raise KeyboardInterrupt
-
-    def _send(self, request: Any, event: str, **fields: Any) -> None:
-        with self._lock, contextlib.suppress(OSError):  # nobody listens any more: standard input is about to close
-            self._answers.write(to_json({"id": request, "event": event, **fields}) + "\n")
-            self._answers.flush()
-
-
-def _is_indivisible(frame: FrameType | None) -> bool:
-    """Whether a frame works for an import or for numba's compiler: interrupted half-way, either would stay broken."""
-    while frame is not None:
-        package = frame.f_globals.get("__name__", "").partition(".")[0]
-        if package in ("numba", "llvmlite") or frame.f_code.co_filename.startswith("<frozen importlib"):
-            return True
-        frame = frame.f_back
-    return False
-
-
-if __name__ == "__main__":
-    serve()

@@ -198,7 +198,7 @@ def test_cancel_is_prompt_and_keeps_the_steps(worker, pair, tmp_path):
     assert worker.ask("continue", count=2)["steps"] == made + 2
 
 
-@pytest.mark.parametrize("place", ["history.History.offer", "pipeline.Run._recorded"])
+@pytest.mark.parametrize("place", ["kept_steps.History.offer", "pipeline.Run._recorded"])
 def test_a_step_that_was_not_told_does_not_count(place, pair, tmp_path):
     code = f"""
 from RecurrentRegistrationLib import pipeline
@@ -212,7 +212,7 @@ def interrupted(self, step):
         raise KeyboardInterrupt
     return made
 {place} = interrupted
-worker.serve()
+process.serve()
 """
     client = Client("-c", code)
     events = client.events(client.send("register", **pair, options=OPTIONS))
@@ -278,7 +278,7 @@ def native(self):
     ctypes.CDLL(None).sleep(3)
     return {}
 session.COMMANDS["native"] = native
-worker.serve()
+process.serve()
 """
     client = Client("-c", code)
     client.ask("hello")
@@ -296,6 +296,28 @@ worker.serve()
     assert client.close() == 0
     assert time.perf_counter() - began < 2.9
     assert "a library prints\n" in client.errors
+
+
+@pytest.mark.parametrize("last", ["", '{"command": "cancel"}\n', '{"command": "shutdown"}\n'])
+def test_it_ends_although_nobody_reads(last, pair):
+    """More steps than a pipe holds; whoever started the process is stuck, or has forgotten it."""
+    line = [sys.executable, "-m", "RecurrentRegistrationLib", "worker"]
+    with subprocess.Popen(
+        line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", env=os.environ | {"OMP_NUM_THREADS": "1"}
+    ) as process:
+        register = {"id": 1, "command": "register", **pair, "options": OPTIONS | {"steps": 100_000}}
+        process.stdin.write(json.dumps(register) + "\n" + "[]\n" * 2000)  # each of these is answered
+        process.stdin.flush()
+        process.stdout.readline()  # it has begun
+        time.sleep(0.5)
+        began = time.perf_counter()
+        process.stdin.write(last)
+        process.stdin.close()
+        try:
+            assert process.wait(timeout=20) == 0
+        finally:
+            process.kill()
+        assert time.perf_counter() - began < 4
 
 
 def test_a_kernel_is_compiled_to_its_end():
@@ -333,7 +355,7 @@ def compiled(self):
 told = []
 session.COMMANDS["compile"] = compiled
 session.COMMANDS["ask"] = lambda self: {"signatures": len(kernel.signatures)}
-worker.serve()
+process.serve()
 """
     client = Client("-c", code)
     number = client.send("compile")
@@ -351,7 +373,7 @@ from RecurrentRegistrationLib.worker import session, process
 def broken(self):
     raise KeyError("some\\nthing")
 session.COMMANDS["broken"] = broken
-worker.serve()
+process.serve()
 """
     client = Client("-c", code)
     end = client.ask("broken")
