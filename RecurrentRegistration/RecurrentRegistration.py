@@ -205,6 +205,7 @@ class RecurrentRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         """Take what the worker has told, and what has become of the inputs."""
         self.logic.pump()
         if self.logic.busy:
+            self._steps.showStep()
             self._run.showProgress()
         elif self._entered:  # nodes change without a word: a transform is hardened, a landmark is set
             self._run.update()
@@ -212,10 +213,7 @@ class RecurrentRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
     def onEvent(self, event):
         """News of the worker."""
         self.tell(event)
-        if event["event"] in ("step", "log"):  # many: only what they change
-            self._steps.showStep()
-            self._run.showProgress()
-        else:
+        if event["event"] not in ("step", "log"):  # of these there are many: the timer shows what they change
             self.update()
 
     def tell(self, event):

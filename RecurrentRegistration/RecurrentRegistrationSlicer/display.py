@@ -11,6 +11,7 @@ import slicer.util
 from RecurrentRegistrationSlicer import volumes
 from RecurrentRegistrationSlicer.errors import RegistrationError
 from RecurrentRegistrationSlicer.frame import arrayFromMatrix, matrixFromArray, parentTransform
+from RecurrentRegistrationSlicer.rendering import paused
 from RecurrentRegistrationSlicer.results import removeNode
 from RecurrentRegistrationSlicer.runs import Run
 from RecurrentRegistrationSlicer.sampling import warpedAtStep
@@ -31,6 +32,7 @@ def views() -> dict[str, Any]:
     }
 
 
+@paused()
 def restore(stored: dict[str, Any] | None) -> None:
     """Make the views what they were when `views` was asked."""
     for name, fields in stored["composites"].items() if stored else ():
@@ -46,16 +48,22 @@ def restore(stored: dict[str, Any] | None) -> None:
         layout.SetViewArrangement(stored["layout"])
 
 
-def showPreview(run: Run) -> None:
-    """The moving volume, deformed by the selected step, over the fixed one."""
-    fixed, moving = run.fixedNode.GetID(), run.movingNode.GetID()
+def arrange(run: Run) -> None:
+    """Begin to look at a run: the preview, as a whole where the views showed another image; later nothing is fitted."""
+    fixed = run.fixedNode.GetID()
     seen = [node.GetBackgroundVolumeID() for node in _nodes("vtkMRMLSliceCompositeNode")]
-    for node in _nodes("vtkMRMLSliceCompositeNode"):
-        node.SetBackgroundVolumeID(fixed)
-        node.SetForegroundVolumeID(moving)
-        node.SetForegroundOpacity(0.5)
+    showPreview(run)
     if fixed not in seen:
         fit()
+
+
+@paused()
+def showPreview(run: Run) -> None:
+    """The moving volume, deformed by the selected step, over the fixed one; where the views look stays as it is."""
+    for node in _nodes("vtkMRMLSliceCompositeNode"):
+        node.SetBackgroundVolumeID(run.fixedNode.GetID())
+        node.SetForegroundVolumeID(run.movingNode.GetID())
+        node.SetForegroundOpacity(0.5)
 
 
 def fit() -> None:
@@ -63,6 +71,7 @@ def fit() -> None:
     slicer.app.applicationLogic().FitSliceToAll()
 
 
+@paused()
 def setFade(value: float) -> None:
     """From the fixed image alone (0) to the moving image alone (1)."""
     for node in _nodes("vtkMRMLSliceCompositeNode"):
@@ -95,6 +104,7 @@ def areGlyphsShown(run: Run) -> bool:
     return _isTransformShown(run, slicer.vtkMRMLTransformDisplayNode.VIS_MODE_GLYPH)
 
 
+@paused()
 def showSideBySide(run: Run) -> None:
     """Fixed and moving image in two linked views; `leaveSideBySide` goes back."""
     layout = _layoutNode()
@@ -113,11 +123,16 @@ def showSideBySide(run: Run) -> None:
         _look(yellow, _view(red))
 
 
+@paused()
 def leaveSideBySide(run: Run) -> None:
-    """Back to what the views were before."""
-    restore(run.kept("sideBySide"))
+    """Back to what the views showed before; where they look stays as it is, but for the view that followed another."""
+    stored = run.kept("sideBySide")
+    if stored:
+        places = {name: place for name, place in stored["slices"].items() if name == "vtkMRMLSliceNodeYellow"}
+        restore({**stored, "slices": places})
 
 
+@paused()
 def compare(run: Run, kind: str | None, tiles: int = 8) -> Any:
     """Show a volume that compares the fixed image with the moving one at the selected step.
 
@@ -165,6 +180,7 @@ def _board(shape: tuple[int, ...], tiles: int) -> np.ndarray:
     return (squares[0][:, None, None] + squares[1][None, :, None] + squares[2][None, None, :]) % 2 == 0
 
 
+@paused()
 def _showTransform(run: Run, on: bool, mode: int) -> None:
     node = run.stepTransformNode
     if node is None:

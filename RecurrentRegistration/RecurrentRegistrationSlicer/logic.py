@@ -28,6 +28,7 @@ from RecurrentRegistrationSlicer.errors import FAILURES, RegistrationError, sent
 from RecurrentRegistrationSlicer.found import Found, Kept, Written
 from RecurrentRegistrationSlicer.frame import FLIP, Frame, parentTransform, toWorld, worldMatrix
 from RecurrentRegistrationSlicer.process import ENDS, WorkerProcess
+from RecurrentRegistrationSlicer.rendering import paused
 from RecurrentRegistrationSlicer.runs import Outputs, Result, Run, Settings
 from RecurrentRegistrationSlicer.sceneobserver import SceneObserver
 from RecurrentRegistrationSlicer.series import SequenceResult
@@ -42,6 +43,7 @@ PREFIX = "RecurrentRegistration-"  # of folders with temporary files
 OLD = 86_400  # seconds after which a folder of temporary files belongs to nobody any more
 PAUSE = 0.01  # seconds between two looks at the worker while a script waits
 LONGEST_PUMP = 0.15  # seconds that steps may be taken over at a stretch, so that the GUI stays alive
+LATE = 0.3  # seconds after which a step that waits to be shown is passed over for a later one
 
 
 class RegistrationLogic:
@@ -70,7 +72,8 @@ class RegistrationLogic:
         self._served: dict[int, _Served] = {}  # requests, and who takes their events
         self._known: dict[str, Run] = {}  # runs of this session, by the IDs of their nodes
         self._held: Run | None = None  # whose images and steps the worker has
-        self._waiting: list[Event] = []  # events that the last pump had no time for
+        self._waiting: list[Event] = []  # events that the last pump left
+        self._newest: int | None = None  # a step that is about to be shown
         self._began = 0.0
         self._folder: Path | None = None
         self._count = 0
@@ -94,12 +97,12 @@ class RegistrationLogic:
             self._tell("worker", state="starting", text="")
 
     def pump(self) -> int:
-        """Take what the worker has told since the last call, and pass it on; the number of events."""
-        began, count = time.monotonic(), 0
+        """Take what the worker has told, up to the next step that can be shown, and draw once; the number of events.
+
+        Where the picture falls behind the worker by more than `LATE`, steps are passed over for the newest.
+        """
         self._waiting += self._worker.poll()
-        while self._waiting and time.monotonic() - began < LONGEST_PUMP:
-            self._take(self._waiting.pop(0))
-            count += 1
+        count = self._takeWaiting() if self._waiting else 0
         if self.run is not None and self.run.isRunning:
             self.run.elapsed = time.monotonic() - self._began
         return count
@@ -113,8 +116,8 @@ class RegistrationLogic:
         began = time.monotonic()
         while self.busy or self._waiting:
             if self.pump() == 0:
-                slicer.app.processEvents()
                 time.sleep(PAUSE)
+            slicer.app.processEvents()
             if timeout is not None and time.monotonic() - began > timeout:
                 raise RegistrationError(f"The registration took longer than {timeout:g} s.")
 
@@ -247,6 +250,7 @@ class RegistrationLogic:
         else:
             self.stop()
 
+    @paused()
     def selectStep(self, index: int) -> None:
         """Show a kept step (or the one kept before it) of the current run; the accepted one is shown as its result."""
         if self.run is not None and self.run.steps is not None:
@@ -254,6 +258,7 @@ class RegistrationLogic:
             self.followSteps = index >= newest
             self._select(self.run, index)
 
+    @paused()
     def showWarped(self, on: bool) -> None:
         """Show the moving volume deformed by the selected step, or as it came.
 
@@ -322,6 +327,7 @@ class RegistrationLogic:
         """The runs in the scene, the oldest first; those of a saved scene can be looked at, not continued."""
         return [self._known.get(node.GetID()) or Run(node) for node in Run.nodes()]
 
+    @paused()
     def adopt(self, run: Run) -> None:
         """Make one of `runs()` the current one; where its moving volume is shown deformed, it is by this run.
 
@@ -347,6 +353,7 @@ class RegistrationLogic:
 
     # ---- how a run goes
 
+    @paused()
     def _begin(self, fixedNode: Any, movingNode: Any, settings: Settings) -> Run:
         self._checkIdle()
         self.startWorker()  # first: where it cannot be started, nothing is touched
@@ -364,10 +371,11 @@ class RegistrationLogic:
         self.run, self.followSteps, run.state = run, True, "starting"
         self._began = time.monotonic()
         if self.arrangeViews:
-            display.showPreview(run)
+            display.arrange(run)
         self._request(lambda event: self._onRunEvent(run, event), "register", run, display=self._displays(run), **files)
         return run
 
+    @paused()
     def _load(self, run: Run, found: Found, wanted: Outputs) -> None:
         """Turn what was found into nodes."""
         run.phase = ""
@@ -397,6 +405,7 @@ class RegistrationLogic:
             else:
                 self._discard(run)
 
+    @paused()
     def _takeBack(self, run: Run) -> None:
         """Take a run and all its nodes away."""
         current = self.run is run
@@ -409,6 +418,7 @@ class RegistrationLogic:
             slicer.mrmlScene.RemoveNode(run.node)
         self._tell("reverted", run=run, changed=changed)
 
+    @paused()
     def _release(self, run: Run) -> None:
         """End a run of which a volume was deleted; its result stays in the scene."""
         self._forget(run)
@@ -483,7 +493,9 @@ class RegistrationLogic:
     def _onRunEvent(self, run: Run, event: Event) -> None:
         """One event of a run, in the scene and to the listeners."""
         kind = event["event"]
-        extra = {name: value for name, value in event.items() if name not in ("id", "event", "command")}
+        extra = {name: value for name, value in event.items() if name not in ("id", "event", "command", "heard")}
+        if kind != "step":
+            self._showNewest()
         if kind == "phase":
             run.phase = event["name"]
             run.state = run.state if run.phase == "write" else "running"
@@ -514,7 +526,7 @@ class RegistrationLogic:
         record = {
             name: event[name] for name in ("index", "stage", "similarity", "mean_update_mm", "folding", "seconds")
         }
-        run.progress.add([record])
+        run.progress.add(record)
         run.canContinue = True
         if event["display"] is None:
             return
@@ -530,8 +542,7 @@ class RegistrationLogic:
             if run.referred("stepTransform") is None:
                 self._place(run, steps)
                 run.movingNode.SetAndObserveTransformNodeID(run.stepTransformNode.GetID())
-        if self.followSteps and not any(later["event"] == "step" and later["display"] for later in self._waiting):
-            self._select(run, event["index"])
+        self._newest = event["index"]
 
     def _place(self, run: Run, steps: Steps) -> None:
         """Put what shows the selected step between the moving volume and its own parent."""
@@ -551,6 +562,27 @@ class RegistrationLogic:
         return {"folder": str(run.folder / "steps"), "longest": run.kept("longest"), "type": "float32"}
 
     # ---- events
+
+    @paused()
+    def _takeWaiting(self) -> int:
+        began, count = time.monotonic(), 0
+        while self._waiting and time.monotonic() - began < LONGEST_PUMP:
+            self._take(self._waiting.pop(0))
+            count += 1
+            late = bool(self._waiting) and began - self._waiting[0].get("heard", began) > LATE
+            if self._newest is not None and not late:
+                break
+        self._showNewest()
+        return count
+
+    def _showNewest(self) -> None:
+        """Show what the last steps have changed."""
+        newest, self._newest = self._newest, None
+        if self.run is None:
+            return
+        self.run.progress.show()
+        if newest is not None and self.followSteps and self.run.steps is not None:
+            self._select(self.run, newest)
 
     def _request(self, take: Callable[[Event], None], command: str, run: Run | None = None, **fields: Any) -> None:
         self.startWorker()

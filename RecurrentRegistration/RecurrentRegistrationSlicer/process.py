@@ -125,7 +125,10 @@ class WorkerProcess:
             self.send("cancel")
 
     def poll(self) -> list[Event]:
-        """What has come since the last call; `{"event": "ended", "text": …}` when the process has ended by itself."""
+        """What has come since the last call; `{"event": "ended", "text": …}` when the process has ended by itself.
+
+        "heard" of an event is when it came, as `time.monotonic()` counts.
+        """
         events = []
         while True:
             try:
@@ -210,7 +213,7 @@ def _readEvents(pipe: Any, events: queue.Queue[Event]) -> None:
             with contextlib.suppress(ValueError):
                 event = json.loads(line)
                 if isinstance(event, dict) and "event" in event:
-                    events.put(event)
+                    events.put({**event, "heard": time.monotonic()})
     events.put({"id": None, "event": "ended"})
 
 

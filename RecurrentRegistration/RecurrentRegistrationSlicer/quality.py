@@ -45,18 +45,26 @@ class Progress:
     def __init__(self, runNode: Any) -> None:
         self._runNode = runNode
         self.records: list[dict[str, Any]] = self._stored()
+        self._changed = False
 
-    def add(self, records: list[dict[str, Any]]) -> None:
-        """Append steps, or put them in the place of those of the same index."""
-        if not records:
-            return
-        self.records = [r for r in self.records if r["index"] < records[0]["index"]] + records
-        self._show()
+    def add(self, record: dict[str, Any]) -> None:
+        """Append a step, in the place of those of the same index and later; `show` writes the table."""
+        while self.records and self.records[-1]["index"] >= record["index"]:
+            self.records.pop()
+        self.records.append(record)
+        self._changed = True
 
     def forgetAfter(self, index: int) -> None:
         """Drop the steps after an index."""
         self.records = [record for record in self.records if record["index"] <= index]
-        self._show()
+        self._changed = True
+        self.show()
+
+    def show(self) -> None:
+        """Bring the table up to date, where steps have come since."""
+        if self._changed:
+            self._show()
+        self._changed = False
 
     def mark(self, index: int | None) -> None:
         """Mark a step in the curves."""

@@ -32,18 +32,39 @@ class Module:
 
 
 class Application:
-    """What this extension asks `slicer.app` for."""
+    """What this extension asks `slicer.app` for.
+
+    Attributes:
+        views: what is drawn; each has `due`, whether it waits to be drawn, and `render`.
+    """
 
     def __init__(self, logic: Any, folder: Path) -> None:
         self._logic = logic
         self.temporaryPath = str(folder)
+        self.views: list[Any] = []
+        self._paused = 0
+        logic.AddObserver(logic.PauseRenderEvent, lambda *_: self.pauseRender())
+        logic.AddObserver(logic.ResumeRenderEvent, lambda *_: self.resumeRender())
 
     def applicationLogic(self) -> Any:
         """The application's logic."""
         return self._logic
 
+    def pauseRender(self) -> None:
+        """Draw nothing until `resumeRender` was called as often."""
+        self._paused += 1
+
+    def resumeRender(self) -> None:
+        """Draw what has become due meanwhile, at once, as the desktop does."""
+        self._paused -= 1
+        assert self._paused >= 0
+        self.processEvents()
+
     def processEvents(self) -> None:
-        """There is no event loop."""
+        """There is no event loop but for what is to be drawn."""
+        for view in self.views if not self._paused else ():
+            if view.due:
+                view.render()
 
 
 def boot(folder: Path) -> Any:

@@ -43,10 +43,21 @@ class View:
                 factory.RegisterDisplayableManager(name)
         self._group = factory.InstantiateDisplayableManagers(self.renderer)
         self._group.SetMRMLDisplayableNode(viewNode)
+        self.due = False
+        self._group.AddObserver(vtk.vtkCommand.UpdateEvent, self.request)
+
+    def request(self, *_: Any) -> None:
+        """Wait to be drawn; `slicer.app` does so for the views it was given."""
+        self.due = True
+
+    def render(self) -> None:
+        """Draw."""
+        self.due = False
+        self.window.Render()
 
     def picture(self) -> np.ndarray:
         """What the view shows now."""
-        self.window.Render()
+        self.render()
         grabber = vtk.vtkWindowToImageFilter()
         grabber.SetInput(self.window)
         grabber.ReadFrontBufferOff()
@@ -99,11 +110,12 @@ class SliceView(View):
         centre = bounds.reshape(3, 2).mean(axis=1)
         node.JumpSliceByCentering(*centre)
         self.logic.FitSliceToVolume(reference, *size)
+        self.logic.AddObserver(vtk.vtkCommand.ModifiedEvent, self.request)
 
-    def picture(self) -> np.ndarray:
+    def render(self) -> None:
         self.logic.UpdatePipeline()
         self._mapper.SetInputConnection(self.logic.GetImageDataConnection())  # another one when volumes come or go
-        return super().picture()
+        super().render()
 
 
 class SpaceView(View):

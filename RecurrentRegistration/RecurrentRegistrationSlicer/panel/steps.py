@@ -104,7 +104,7 @@ class StepsSection:
         if chosen and not logic.busy:
             self._panel.tell({"event": "leaving"})
             if self._panel.attempt(logic.adopt, chosen[0]) and logic.arrangeViews and logic.run.isComplete:
-                display.showPreview(logic.run)
+                display.arrange(logic.run)
 
     def _onSlid(self) -> None:
         if self._panel.logic.run is not None:

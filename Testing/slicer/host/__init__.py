@@ -77,6 +77,7 @@ class Host:
         began = time.perf_counter()
         while not condition():
             QtCore.QCoreApplication.processEvents()
+            slicer.app.processEvents()
             time.sleep(0.002)
             assert time.perf_counter() - began < seconds, f"waited {seconds} s; the panel says: {self.words()}"
         return time.perf_counter() - began
