@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from RecurrentRegistrationSlicer import volumes
 from RecurrentRegistrationSlicer.errors import RegistrationError
 from RecurrentRegistrationSlicer.frame import Frame, dimension, indexToWorld, parentTransform, toWorld, worldMatrix
 from RecurrentRegistrationSlicer.quality import landmarkErrors
@@ -36,6 +37,37 @@ def notice(fixedVolumeNode: Any, movingVolumeNode: Any, **settings: Any) -> str 
     if fixedVolumeNode.GetParentTransformNode() is not parentTransform(fixedVolumeNode):
         return "The fixed volume counts as it was before its own registration: harden its transform to change that."
     return None
+
+
+def checkUnchanged(run: Any) -> None:
+    """Raises RegistrationError where the moving volume is no longer what was registered, as after hardening."""
+    node = run.movingNode
+    if node is not None and not volumes.isUnchanged(node, run.kept("moving")):
+        raise RegistrationError(f"'{node.GetName()}' was changed since it was registered: register it again.")
+
+
+def checkFixed(run: Any) -> None:
+    """Raises RegistrationError where the fixed volume no longer has the lattice that the worker writes on."""
+    node = run.fixedNode
+    if node is not None and not volumes.isPlaced(node, run.kept("fixed")):
+        raise RegistrationError(f"'{node.GetName()}' was moved or cropped since: register again.")
+
+
+def checkBackground(run: Any, background: float | None) -> None:
+    """Raises RegistrationError for a background that would come out as another value: voxels may be whole numbers."""
+    image = run.movingNode.GetImageData() if run.movingNode is not None else None
+    if image is not None and background is not None:
+        low, high = image.GetScalarTypeMin(), image.GetScalarTypeMax()
+        if not low <= background <= high:
+            raise RegistrationError(
+                f"The moving volume holds values from {low:g} to {high:g}: choose a background of these."
+            )
+
+
+def checkStep(index: int | None) -> None:
+    """Raises RegistrationError for a step before the first."""
+    if index is not None and index < 1:
+        raise RegistrationError("Nothing is registered yet at this step: choose a later one.")
 
 
 def _checkImages(fixedNode: Any, movingNode: Any) -> None:

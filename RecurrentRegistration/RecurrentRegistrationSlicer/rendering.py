@@ -1,4 +1,4 @@
-"""Drawing is held back while several nodes change: each change alone would let every view draw an unfinished picture."""
+"""Drawing is held back while several nodes change: each change would let the views draw an unfinished picture."""
 
 from __future__ import annotations
 

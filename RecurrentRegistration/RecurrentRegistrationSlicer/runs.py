@@ -14,6 +14,7 @@ from typing import Any
 
 import slicer
 
+from RecurrentRegistrationSlicer.errors import RegistrationError
 from RecurrentRegistrationSlicer.frame import Frame
 from RecurrentRegistrationSlicer.quality import LandmarkErrors, Progress
 from RecurrentRegistrationSlicer.steps import LONGEST, Steps
@@ -95,6 +96,15 @@ class Outputs:
     apply: bool = True
     interpolation: str = "linear"
     background: float | None = None
+
+
+def divided(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings of a run, and outputs. Raises RegistrationError for a name that is neither."""
+    ours, theirs = ({field.name for field in dataclasses.fields(kind)} for kind in (Settings, Outputs))
+    if unknown := set(settings) - ours - theirs:
+        raise RegistrationError(f"There is no setting '{unknown.pop()}'; there are {', '.join(sorted(ours | theirs))}.")
+    chosen = {name: value for name, value in settings.items() if name in ours}
+    return chosen, {name: value for name, value in settings.items() if name in theirs}
 
 
 @dataclass

@@ -50,7 +50,7 @@ class Drawn:
     def __str__(self) -> str:
         seen = len(set(self.steps) & set(self.kept))
         return (
-            f"{seen} of {len(self.kept)} kept steps drawn in {self.seconds:.1f} s ({seen / self.seconds:.1f} a second), "
+            f"{seen} of {len(self.kept)} kept steps drawn in {self.seconds:.1f} s, {seen / self.seconds:.1f} a second; "
             f"{len(self.steps)} drawings in {self.turns} turns, longest queue {self.waiting}, "
             f"at most {max(self.lags.values()):.2f} s behind"
         )

@@ -12,7 +12,7 @@ import numpy as np
 import slicer
 import slicer.util
 from geometry import GRIDS, voxel_centres, wave
-from RecurrentRegistrationSlicer import logic, results
+from RecurrentRegistrationSlicer import inputs, results
 from RecurrentRegistrationSlicer.found import Written
 from RecurrentRegistrationSlicer.frame import FLIP, Frame, indexToWorld, matrixFromArray, toWorld
 from RecurrentRegistrationSlicer.runs import Outputs, Result, Run, Settings
@@ -124,8 +124,8 @@ def accepted(pair: Pair, folder: Path, **outputs: Any) -> tuple[Run, Result]:
     """The result of a run that has found the pair's map, in the scene, by the files that the worker writes."""
     settings = Settings()
     (folder / "in").mkdir()
-    files = logic._written(pair.fixedNode, pair.movingNode, settings, pair.frame, folder / "in")
-    inputs = {name: Input.read(files[name]) for name in ("fixed", "moving")}
+    files = inputs.written(pair.fixedNode, pair.movingNode, settings, pair.frame, folder / "in")
+    sources = {name: Input.read(files[name]) for name in ("fixed", "moving")}
     run = Run.create(pair.fixedNode, pair.movingNode, settings, pair.frame, folder)
     run.keep("basis", pair.frame.into(toWorld(pair.movingNode)).tolist())
     record = {"index": 1, "stage": "1/1", "similarity": 0.9, "mean_update_mm": 1.0, "folding": 0.0, "seconds": 1.0}
@@ -141,10 +141,10 @@ def accepted(pair: Pair, folder: Path, **outputs: Any) -> tuple[Run, Result]:
         "peak_memory_bytes": None,
         "jacobian": {"min": 0.5, "mean": 1.0, "max": 1.5},
     }
-    registration = Registration(pair.transform, inputs["fixed"].volume.grid, inputs["moving"].volume, [record], told)
+    registration = Registration(pair.transform, sources["fixed"].volume.grid, sources["moving"].volume, [record], told)
     (folder / "out").mkdir()
     with mock.patch("RecurrentRegistrationLib.report.folder._write_picture"):  # takes a second, and nobody looks
-        report = write_results(registration, inputs, folder / "out")
+        report = write_results(registration, sources, folder / "out")
     if outputs.get("inverse"):
         pair.transform.inverse().write(folder / "out" / "inverse.h5")
     return run, results.load(run, Written(run, folder / "out", report), Outputs(**outputs))

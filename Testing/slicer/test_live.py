@@ -15,7 +15,7 @@ pytest.importorskip("PySide6.QtUiTools", reason="Qt is not installed: pip instal
 
 import host as desktop
 import views
-from live import cube, watch
+from live import watch
 from slicer_scene import boot
 
 if not views.canRender():

@@ -19,8 +19,9 @@ import slicer.util
 from blobs import ENDLESS, FEW, look, pair, volumeNode
 from RecurrentRegistrationSlicer import checks, display, errors, quality, results
 from RecurrentRegistrationSlicer.frame import matrixFromArray
-from RecurrentRegistrationSlicer.logic import PREFIX, RegistrationError, RegistrationLogic
+from RecurrentRegistrationSlicer.logic import RegistrationError, RegistrationLogic
 from RecurrentRegistrationSlicer.process import WorkerProcess
+from RecurrentRegistrationSlicer.requests import PREFIX
 from RecurrentRegistrationSlicer.steps import Steps
 from test_logic import kinds, until
 
