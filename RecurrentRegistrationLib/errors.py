@@ -5,6 +5,10 @@ class InputError(ValueError):
     """An input or a setting cannot be used as it is (exit status 2)."""
 
 
+class InputWarning(UserWarning):
+    """What was assumed where an input leaves a choice; one sentence."""
+
+
 class OutOfMemoryError(RuntimeError):
     """The job does not fit in memory, also after the fallbacks (exit status 3)."""
 

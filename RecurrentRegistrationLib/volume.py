@@ -7,6 +7,7 @@ follow tensors. The physical point of an index is `origin + direction @ (spacing
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,9 +17,10 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from RecurrentRegistrationLib.errors import InputError
-from RecurrentRegistrationLib.io import headers
+from RecurrentRegistrationLib.errors import InputError, InputWarning
+from RecurrentRegistrationLib.io import dicom, headers
 from RecurrentRegistrationLib.io.files import complete, suffix_of
+from RecurrentRegistrationLib.io.quiet import silenced
 
 INTERPOLATORS = {
     "linear": sitk.sitkLinear,
@@ -27,6 +29,8 @@ INTERPOLATORS = {
     "bspline": sitk.sitkBSpline3,
 }
 TWO_FILES = (".mhd", ".nhdr", ".hdr", ".img")
+SHEARED = (".nrrd", ".seq.nrrd", ".mha", ".hdf5", ".h5")  # formats that hold axes not at right angles
+PHOTOGRAPHS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -212,36 +216,51 @@ class Volume:
     def read(cls, path: str | Path) -> Volume:
         """Read a scalar image: any format of SimpleITK, or a folder with a DICOM series.
 
-        `FILE#3` picks frame 3 (from 0) of a series of images, `FOLDER#UID` one of several DICOM series.
+        `FILE#3` picks volume 3 (from 0) of a series of images or layer 3 of a segmentation, `FOLDER#UID` one of several
+        DICOM series, `FOLDER#UID#3` both. A photograph in colour becomes grey, with a warning.
 
         Raises:
             InputError: there is no such file, it is no image, or not one scalar image of 2 or 3 dimensions.
         """
         file, part = split_part(path)
-        image = _read_image(file, part)
-        if image.GetDimension() == 4 and image.GetSize()[3] == 1:
-            part = part or "0"
+        if file.is_dir() or (file.exists() and dicom.is_dicom(file)):
+            return cls.from_sitk(_scalar(dicom.read(file, part), file))
+        image = _read_file(file)
         if image.GetDimension() == 4:
-            image = _frame(image, part, file)
-        elif part is not None and not file.is_dir():
+            image = _frame(image, part or ("0" if image.GetSize()[3] == 1 else None), file)
+        elif _is_layered(image):
+            image = _layer(image, part, file)
+        elif part is not None:
             raise InputError(f"{file} has no frames to pick from: leave out '#{part}'.")
-        _require_scalar(image, file)
-        return cls.from_sitk(image)
+        return cls.from_sitk(_scalar(image, file))
+
+    @classmethod
+    def read_mask(cls, path: str | Path) -> Volume:
+        """Read a mask: as `read`, but of a segmentation in layers every label of every layer counts."""
+        file, part = split_part(path)
+        if part is None and file.is_file() and not dicom.is_dicom(file) and _is_layered(image := _read_file(file)):
+            layers = cls.from_sitk(image)
+            return cls((layers.array != 0).any(axis=0, keepdims=True).astype(np.uint8), layers.grid)
+        return cls.read(path)
 
     @classmethod
     def read_sequence(cls, path: str | Path) -> list[Volume]:
-        """Read a 4D image as one volume for each frame; a 3D image gives a list of one.
+        """Read a 4D image, or DICOM with several volumes, as one volume for each; any other gives a list of one.
 
         Raises:
             InputError: there is no such file, it is no image, or not one of scalar frames.
         """
-        file = Path(path)
-        image = _read_image(file, None)
-        frames = image.GetSize()[3] if image.GetDimension() == 4 else 0
-        images = [_frame(image, str(n), file) for n in range(frames)] or [image]
-        for each in images:
-            _require_scalar(each, file)
-        return [cls.from_sitk(each) for each in images]
+        file, part = split_part(path)
+        if file.is_dir() or (file.exists() and dicom.is_dicom(file)):
+            images = dicom.read_all(file, part)
+        elif part is not None:
+            return [cls.read(path)]
+        else:
+            image = _read_file(file)
+            image = _layer(image, None, file) if _is_layered(image) else image
+            frames = image.GetSize()[3] if image.GetDimension() == 4 else 0
+            images = [_frame(image, str(n), file) for n in range(frames)] or [image]
+        return [cls.from_sitk(_scalar(each, file)) for each in images]
 
     def write(self, path: str | Path) -> None:
         """Write in the format that the file's ending names, compressed; the file is complete or absent.
@@ -316,6 +335,9 @@ def write_image(image: sitk.Image, path: str | Path) -> None:
     path = Path(path)
     if suffix_of(path) in TWO_FILES:
         raise InputError(f"'{path}' would become two files, a header and its data: use .nrrd, .mha or .nii.gz.")
+    direction = np.reshape(image.GetDirection(), [image.GetDimension()] * 2)
+    if suffix_of(path) not in SHEARED and np.abs(direction.T @ direction - np.eye(len(direction))).max() > 1e-3:
+        raise InputError(f"'{path}' cannot hold axes that are oblique to each other: use .nrrd or .mha.")
     try:
         with complete(path) as temporary:
             sitk.WriteImage(image, str(temporary), useCompression=True)
@@ -325,82 +347,69 @@ def write_image(image: sitk.Image, path: str | Path) -> None:
 
 def split_part(path: str | Path) -> tuple[Path, str | None]:
     """`FILE#PART` as file and part; a name that exists with its `#` is a name."""
-    text = str(path)
-    if "#" in text and not Path(text).exists():
-        file, _, part = text.rpartition("#")
-        return Path(file), part
-    return Path(text), None
+    head, parts = str(path), list[str]()
+    while "#" in head and not Path(head).exists():
+        head, _, part = head.rpartition("#")
+        parts.insert(0, part)
+    if not parts or not (head and Path(head).exists()):
+        return Path(path), None
+    return Path(head), "#".join(parts)
 
 
-def _read_image(file: Path, part: str | None) -> sitk.Image:
-    return _read_series(file, part) if file.is_dir() else _read_file(file)
-
-
-def _require_scalar(image: sitk.Image, file: Path) -> None:
-    """Raise InputError unless an image has 2 or 3 dimensions and one real number a voxel."""
+def _scalar(image: sitk.Image, file: Path) -> sitk.Image:
+    """An image of 2 or 3 dimensions with one real number a voxel; a photograph in colour becomes grey."""
     if image.GetDimension() not in (2, 3):
         raise InputError(f"{file} has {image.GetDimension()} dimensions; 2 or 3 are needed.")
     components = image.GetNumberOfComponentsPerPixel()
+    if components > 1 and (suffix_of(file) in PHOTOGRAPHS or dicom.is_dicom(file) or file.is_dir()):
+        warnings.warn(f"{file} is in colour: its luminance is used.", InputWarning, stacklevel=3)
+        return _luminance(image)
     if components > 1:
-        raise InputError(f"{file} has {components} values a voxel (a colour image?): convert it to grey values.")
+        raise InputError(
+            f"{file} has {components} values a voxel (a colour image, or vectors?): convert it to grey values."
+        )
     if "complex" in image.GetPixelIDTypeAsString():
         raise InputError(f"{file} holds complex numbers: save its magnitude first.")
+    return image
+
+
+def _luminance(image: sitk.Image) -> sitk.Image:
+    """Grey values of an image in red, green, blue, by ITU-R BT.601; of grey and opacity, the grey."""
+    weights = (0.299, 0.587, 0.114) if image.GetNumberOfComponentsPerPixel() > 2 else (1.0,)
+    grey = np.tensordot(sitk.GetArrayViewFromImage(image)[..., : len(weights)], np.array(weights, np.float32), 1)
+    found = sitk.GetImageFromArray(grey)
+    found.CopyInformation(image)
+    return found
+
+
+def _is_layered(image: sitk.Image) -> bool:
+    """Whether an image is a segmentation whose segments lie in several layers, as 3D Slicer writes them."""
+    return image.GetNumberOfComponentsPerPixel() > 1 and image.HasMetaDataKey("Segment0_ID")
+
+
+def _layer(image: sitk.Image, part: str | None, file: Path) -> sitk.Image:
+    count = image.GetNumberOfComponentsPerPixel()
+    if part is None or not part.isdigit() or int(part) >= count:
+        raise InputError(
+            f"{file} is a segmentation in {count} layers, 0 to {count - 1}, as its segments overlap: pick one by its "
+            f"number, for example '{file}#0'."
+        )
+    return sitk.VectorIndexSelectionCast(image, int(part))
 
 
 def _read_file(file: Path) -> sitk.Image:
     if not file.exists():
         raise InputError(f"There is no file {file}.")
+    headers.check_name(file)
     try:
-        image = sitk.ReadImage(str(file))
+        with silenced():
+            image = sitk.ReadImage(str(file))
     except RuntimeError as error:
         if "spacing" in str(error).lower():
             raise InputError(f"{file} has a voxel spacing that is not positive: mend its header.") from error
         raise InputError(f"{file} cannot be read as an image: it is damaged or of another format.") from error
     headers.check(file)
-    return image
-
-
-def _read_series(folder: Path, series: str | None) -> sitk.Image:
-    found = _series_in(folder)
-    if not found:
-        raise InputError(f"The folder {folder} holds no DICOM series.")
-    if series is None and len(found) > 1:
-        raise InputError(f"The folder {folder} holds {len(found)} DICOM series: pick one as '{folder}#{found[0]}'.")
-    chosen = series or found[0]
-    if chosen not in found:
-        raise InputError(f"The folder {folder} holds no DICOM series {chosen}; it has {', '.join(found)}.")
-    files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), chosen)
-    try:
-        image = sitk.ReadImage(files)
-        gaps = _gaps(files)
-    except RuntimeError as error:
-        raise InputError(f"The DICOM series in {folder} cannot be read as one image.") from error
-    if gaps.size and gaps.max() > 1.1 * gaps.min():
-        raise InputError(
-            f"The slices of the DICOM series in {folder} lie {gaps.min():g} to {gaps.max():g} mm apart: "
-            "some are missing or damaged."
-        )
-    return image
-
-
-def _series_in(folder: Path) -> tuple[str, ...]:
-    """UIDs of the DICOM series in a folder. ITK's own warning that there are none stays off standard error."""
-    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.GlobalWarningDisplayOff()
-    try:
-        return sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
-
-
-def _gaps(files: Sequence[str]) -> np.ndarray:
-    """Millimetres from each slice's origin to the next one's."""
-    reader, origins = sitk.ImageFileReader(), []
-    for file in files:
-        reader.SetFileName(file)
-        reader.ReadImageInformation()
-        origins.append(reader.GetOrigin())
-    return np.linalg.norm(np.diff(origins, axis=0), axis=1)
+    return headers.place(image, file)
 
 
 def _frame(image: sitk.Image, part: str | None, file: Path) -> sitk.Image:

@@ -83,7 +83,7 @@ class Judge:
     @cached_property
     def mask(self) -> np.ndarray | None:
         """The pair's fixed mask on the fixed lattice."""
-        return None if self.pair.fixed_mask is None else self._on_fixed(Volume.read(self.pair.fixed_mask)) > 0
+        return None if self.pair.fixed_mask is None else self._on_fixed(Volume.read_mask(self.pair.fixed_mask)) > 0
 
     @cached_property
     def region(self) -> np.ndarray:

@@ -7,8 +7,10 @@ failed, 2 bad input or configuration (one line `error: …`, nothing written), 3
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import typer
@@ -23,7 +25,7 @@ from RecurrentRegistrationLib.cli.register import register
 from RecurrentRegistrationLib.cli.series import series
 from RecurrentRegistrationLib.cli.train import train
 from RecurrentRegistrationLib.cli.worker import worker
-from RecurrentRegistrationLib.errors import InputError, OutOfMemoryError, is_out_of_memory
+from RecurrentRegistrationLib.errors import InputError, InputWarning, OutOfMemoryError, is_out_of_memory
 
 __all__ = ["app", "run"]
 
@@ -56,7 +58,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command line (default: the process's own) and return its exit status."""
     command = typer.main.get_command(app)
     try:
-        return int(command.main(arguments, prog_name="recurrent-registration", standalone_mode=False) or 0)
+        with _warnings_as_lines():
+            return int(command.main(arguments, prog_name="recurrent-registration", standalone_mode=False) or 0)
     except UsageError as error:
         return _fail(2, error.format_message())
     except InputError as error:
@@ -70,6 +73,26 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _fail(
             3, str(error) if isinstance(error, OutOfMemoryError) else "There is not enough memory for this job."
         )
+
+
+@contextlib.contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Print what was assumed about inputs at the end, once each; where the command fails, its error alone."""
+    told: dict[str, None] = {}
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, InputWarning):
+                told[str(message)] = None
+            else:
+                shown(message, category, *where, **more)
+
+        warnings.showwarning = show
+        warnings.simplefilter("always", InputWarning)
+        yield
+    for sentence in told:
+        print(f"warning: {sentence}", file=sys.stderr)
 
 
 def _fail(status: int, message: str) -> int:

@@ -66,9 +66,10 @@ def _read(image: str, slices: bool) -> tuple[list[Volume], float, float]:
     from RecurrentRegistrationLib.pipeline import series
     from RecurrentRegistrationLib.volume import Volume, split_part
 
-    file, part = split_part(image)
-    frames = Volume.read_sequence(file) if part is None else [Volume.read(image)]
-    if slices and len(frames) == 1:
+    frames = Volume.read_sequence(image)
+    if slices and frames[0].grid.dimension == 3 and len(frames) == 1:
         grid = frames[0].grid
         return series.slices(frames[0]), grid.origin[-1], grid.spacing[-1]
-    return frames, *series.timing(file)
+    if slices:
+        frames = [each for frame in frames for each in series.slices(frame)]
+    return frames, *series.timing(split_part(image)[0])

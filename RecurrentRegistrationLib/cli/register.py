@@ -49,7 +49,7 @@ def register(
         float | None, typer.Option(help="Value of warped.nrrd outside the moving image (default: its own lowest).")
     ] = None,
     save_steps: Annotated[bool, typer.Option("--save-steps", help="Also write steps.seq.nrrd for 3D Slicer.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but warnings and errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
 ) -> None:
     """Register MOVING onto FIXED and write transform.h5, displacement.nrrd, warped.nrrd, jacobian.nrrd and a report.
@@ -86,7 +86,9 @@ def register(
     named = {"fixed": fixed, "moving": moving, "fixed_mask": fixed_mask, "moving_mask": moving_mask}
     with Display(quiet=quiet) as display:
         display.phase("read")
-        inputs = {name: Input.read(path) for name, path in named.items() if path is not None}
+        inputs = {
+            name: Input.read(path, mask=name.endswith("mask")) for name, path in named.items() if path is not None
+        }
         volumes = {name: source.volume for name, source in inputs.items()}
         run = pipeline.start(**volumes, options=options)
         if warning := notice(inputs):

@@ -36,7 +36,7 @@ def series(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     seed: Annotated[int, typer.Option(help="The same seed gives the same result.")] = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads (default: all).")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but warnings and errors.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
 ) -> None:
     """Register every frame of a series to one of them.
@@ -71,13 +71,13 @@ def series(
     with Display(quiet=quiet) as display:
         display.phase("read")
         frames = Volume.read_sequence(image)
-        frames = library.slices(frames[0]) if slices and len(frames) == 1 else frames
+        frames = [each for frame in frames for each in library.slices(frame)] if slices else frames
         start, interval = library.timing(image)
         files = {} if landmarks is None else library.landmark_files(landmarks, len(frames))
         points = {n: read_points(file, frames[n].grid) for n, file in files.items()}
         if points:
             library.check_landmarks(points, template)
-        region = None if mask is None else Volume.read(mask)
+        region = None if mask is None else Volume.read_mask(mask)
         display.phase("register")
         found = []
         for frame in library.register(frames, template, options, mask=region):

@@ -1,20 +1,33 @@
-"""What ITK's readers overlook: a NIfTI file that ends early, and a spacing that is not positive."""
+"""What ITK's readers overlook: files that end early, spacings that are not positive, placements in other units."""
 
 from __future__ import annotations
 
-import gzip
-import io
 import math
 import re
-import struct
-import zlib
-from dataclasses import dataclass
+import warnings
 from pathlib import Path
 
-from RecurrentRegistrationLib.errors import InputError
+import SimpleITK as sitk
+
+from RecurrentRegistrationLib.errors import InputError, InputWarning
+from RecurrentRegistrationLib.io import lengths, nifti
 from RecurrentRegistrationLib.io.files import suffix_of
 
-_TEXT_SPACING = re.compile(rb"^(?:ElementSpacing *=|spacings:)(.*)$", re.MULTILINE)
+TEXT = (".mha", ".mhd", ".nrrd", ".nhdr")
+LONGEST = 1 << 20  # bytes of a header in text that are looked at
+METRES = {"m": 1000.0, "cm": 10.0, "mm": 1.0, "um": 1e-3, "µm": 1e-3, "micron": 1e-3, "microns": 1e-3, "nm": 1e-6}
+# Fields of a MetaImage whose words are numbers, as many as axes to this power.
+NUMBERS = {
+    "dimsize": 1,
+    "elementspacing": 1,
+    "elementsize": 1,
+    "offset": 1,
+    "position": 1,
+    "origin": 1,
+    "transformmatrix": 2,
+    "rotation": 2,
+    "orientation": 2,
+}
 
 
 def check(file: Path) -> None:
@@ -24,17 +37,43 @@ def check(file: Path) -> None:
         InputError: the file ends before its last voxel, or its header says a spacing that is not positive.
     """
     ending = suffix_of(file)
-    if ending in (".nii", ".nii.gz"):
-        header, length = _read_nifti(file, compressed=ending == ".nii.gz")
-        if header is not None:
-            _require_positive(header.spacing, file)
-            if length < header.length:
-                raise InputError(f"{file} ends before its last voxel: it is damaged, copy it again.")
-    elif ending in (".mha", ".mhd", ".nrrd", ".nhdr"):
-        with file.open("rb") as handle:
-            found = _TEXT_SPACING.search(handle.read(4096))
-        spacing = [float(word) for word in found.group(1).split()] if found else []
+    if ending in TEXT:
+        fields = _fields(file)
+        if ending in (".mha", ".mhd"):
+            _check_numbers(fields, file)
+        words = fields.get("elementspacing" if ending in (".mha", ".mhd") else "spacings", "").split()
+        spacing = [float(word) for word in words if _is_number(word)]
         _require_positive([s for s in spacing if not math.isnan(s)], file)  # NRRD's sign for an axis without a spacing
+    elif header := nifti.read_header(file) if is_nifti(file) else None:
+        _require_positive(list(header.spacing), file)
+        nifti.check_length(file, header)
+    else:
+        lengths.check(file, ending)
+
+
+def check_name(file: Path) -> None:
+    """Raise InputError where a compressed NIfTI has the name of one that is not, which ITK takes for another format."""
+    if suffix_of(file) == ".nii" and file.is_file():
+        with file.open("rb") as handle:
+            if handle.read(2) == b"\x1f\x8b":
+                raise InputError(f"{file} is compressed: give it a name that ends in .nii.gz.")
+
+
+def place(image: sitk.Image, file: Path) -> sitk.Image:
+    """An image of a file in millimetres, where its header puts it; warns of what had to be chosen."""
+    ending, notes = suffix_of(file), []
+    if ending in TEXT:
+        notes = _scale(image, _fields(file), file)
+    elif header := nifti.read_header(file) if is_nifti(file) else None:
+        image, notes = nifti.place(image, header, file)
+    for note in notes:
+        warnings.warn(note, InputWarning, stacklevel=4)
+    return image
+
+
+def is_nifti(file: Path) -> bool:
+    """Whether a file is NIfTI or Analyze by its name."""
+    return file.name.lower().endswith(nifti.ENDINGS)
 
 
 def _require_positive(spacing: list[float], file: Path) -> None:
@@ -42,27 +81,56 @@ def _require_positive(spacing: list[float], file: Path) -> None:
         raise InputError(f"{file} has a voxel spacing that is not positive ({spacing}): mend its header.")
 
 
-@dataclass(frozen=True)
-class _Nifti:
-    spacing: list[float]
-    length: int  # bytes that the header promises
+def _fields(file: Path) -> dict[str, str]:
+    """The fields of a header in text, names in lower case; keys of one's own (`name:=value`) and comments left out."""
+    with file.open("rb") as handle:
+        head = handle.read(LONGEST)
+    fields: dict[str, str] = {}
+    for line in head.split(b"\n"):
+        text = line.strip().decode("latin-1")
+        if not text and fields:
+            break  # NRRD's end
+        found = re.match(r"([A-Za-z][\w ]*?) *(=|:(?!=)) *(.*)$", text)
+        if found:
+            fields.setdefault(found.group(1).lower(), found.group(3))
+            if found.group(1) == "ElementDataFile":
+                break
+    return fields
 
 
-def _read_nifti(file: Path, *, compressed: bool) -> tuple[_Nifti | None, int]:
-    """Header of a NIfTI file, None if it is another kind, and the number of bytes that the file holds, unpacked."""
+def _is_number(word: str) -> bool:
     try:
-        with gzip.open(file) if compressed else file.open("rb") as handle:
-            header = _parse_nifti(handle.read(348))
-            return header, handle.seek(0, io.SEEK_END)
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{file} cannot be unpacked to its end: it is damaged, copy it again.") from error
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
-def _parse_nifti(head: bytes) -> _Nifti | None:
-    for order in "<>":
-        if len(head) >= 348 and struct.unpack_from(order + "i", head)[0] == 348:
-            size, spacing = struct.unpack_from(order + "8h", head, 40), struct.unpack_from(order + "8f", head, 76)
-            (bits,), (offset,) = struct.unpack_from(order + "h", head, 72), struct.unpack_from(order + "f", head, 108)
-            length = int(offset) + math.prod(size[1 : size[0] + 1]) * bits // 8
-            return _Nifti(list(spacing[1 : min(size[0], 3) + 1]), length)
-    return None
+def _check_numbers(fields: dict[str, str], file: Path) -> None:
+    """Raise InputError where a MetaImage has words for numbers; what follows them, a unit for example, may stay."""
+    axes = fields.get("ndims", "").split()
+    if len(axes) != 1 or not axes[0].isdigit():
+        return
+    for name, power in NUMBERS.items():
+        if name in fields:
+            words = fields[name].split()[: int(axes[0]) ** power]
+            if len(words) < int(axes[0]) ** power or not all(_is_number(word) for word in words):
+                raise InputError(f"{file} has no {int(axes[0]) ** power} numbers in its field {name}: mend its header.")
+
+
+def _scale(image: sitk.Image, fields: dict[str, str], file: Path) -> list[str]:
+    """Bring an image whose header names units to millimetres; sentences about it."""
+    text = fields.get("space units") or fields.get("units") or fields.get("distanceunits", "")
+    units = re.findall(r'"([^"]*)"', text) if '"' in text else text.split()
+    units = [unit.strip().lower().removeprefix("?") for unit in units][-3:]
+    d = image.GetDimension()
+    known = [METRES[u] for u in units if u in METRES]
+    odd = sorted({u for u in units if u and u not in METRES})
+    if odd:
+        return [f"{file} gives '{odd[0]}' for the unit of an axis: its numbers are taken for millimetres."]
+    if not known or set(known) == {1.0} or len(set(known)) > 1 or d < 2:
+        return []
+    scale = [known[0] if n < 3 else 1.0 for n in range(d)]
+    image.SetSpacing([s * f for s, f in zip(image.GetSpacing(), scale, strict=True)])
+    image.SetOrigin([o * f for o, f in zip(image.GetOrigin(), scale, strict=True)])
+    return [f"{file} is in {units[0]}: it is read in millimetres."]

@@ -23,9 +23,9 @@ class Input:
     volume: Volume
 
     @classmethod
-    def read(cls, path: str) -> Input:
-        """Read an image. Raises InputError where it is none."""
-        return cls(str(path), Volume.read(path))
+    def read(cls, path: str, *, mask: bool = False) -> Input:
+        """Read an image or a mask. Raises InputError where it is none."""
+        return cls(str(path), Volume.read_mask(path) if mask else Volume.read(path))
 
     @property
     def name(self) -> str:

@@ -15,11 +15,12 @@ import SimpleITK as sitk
 
 from RecurrentRegistrationLib import evaluation, pipeline
 from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.io import dicom
 from RecurrentRegistrationLib.metrics import intensity, principal
 from RecurrentRegistrationLib.pipeline.run import Options
 from RecurrentRegistrationLib.points import Points
 from RecurrentRegistrationLib.transform import Transform
-from RecurrentRegistrationLib.volume import Grid, Volume, resample, write_image
+from RecurrentRegistrationLib.volume import Grid, Volume, resample, split_part, write_image
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,9 @@ def slices(volume: Volume) -> list[Volume]:
 
 def timing(path: str | Path) -> tuple[float, float]:
     """Where the last axis of an image file begins and how far its samples are apart, in the units of the file."""
-    if Path(path).is_dir():
-        return 0.0, 1.0  # a folder does not tell
+    path = split_part(path)[0]
+    if path.is_dir() or dicom.is_dicom(path):
+        return 0.0, 1.0  # DICOM does not tell in one way
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()

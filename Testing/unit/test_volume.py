@@ -373,11 +373,11 @@ class TestRefusals:
         with pytest.raises(InputError, match="damaged"):
             Volume.read(tmp_path / name)
 
-    def test_colour(self, tmp_path):
-        colour = sitk.GetImageFromArray(np.zeros((6, 10, 3), np.uint8), isVector=True)
-        sitk.WriteImage(colour, str(tmp_path / "a.png"))
+    def test_colour_in_a_volume(self, tmp_path):
+        colour = sitk.GetImageFromArray(np.zeros((4, 6, 10, 3), np.uint8), isVector=True)
+        sitk.WriteImage(colour, str(tmp_path / "a.nrrd"))
         with pytest.raises(InputError, match="3 values a voxel"):
-            Volume.read(tmp_path / "a.png")
+            Volume.read(tmp_path / "a.nrrd")
 
     def test_complex(self, tmp_path):
         sitk.WriteImage(sitk.Image([4, 4, 4], sitk.sitkComplexFloat32), str(tmp_path / "a.nii"))
@@ -420,6 +420,7 @@ class TestRefusals:
     def test_big_endian_nifti_is_read_and_checked(self, tmp_path):
         nibabel = pytest.importorskip("nibabel")
         header = nibabel.Nifti1Header(endianness=">")
+        header.set_xyzt_units("mm")
         image = nibabel.Nifti1Image(np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.eye(4), header)
         nibabel.save(image, tmp_path / "a.nii.gz")
         assert Volume.read(tmp_path / "a.nii.gz").array.max() == 59
