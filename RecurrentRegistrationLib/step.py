@@ -1,82 +1,95 @@
-"""`Step`: an immutable record of one refinement."""
+"""`Step`: an immutable record of one refinement of a registration, complete in itself."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from RecurrentRegistrationLib import spatial
+from RecurrentRegistrationLib.transform import Affine, DisplacementField, Transform
+from RecurrentRegistrationLib.volume import Grid
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One refinement of a registration.
+    """One refinement of a registration: what it shows is what it is, and what accepting it writes.
 
     Attributes:
         index: counts from 1 over the whole registration.
-        stage: where in the method's schedule, for example "affine 3/7" or "1/4 res 5/12".
-        values: the **total** displacement so far, `[B, d, *R]` in voxels of its own lattice, which may be coarser than
-            the working lattice but covers the same extent.
-        shape: the working lattice `S`.
-        seconds: since the method began.
+        phase: "align", "search", "deform", "refine" or "unfold".
+        stage: where in the schedule, for example "affine 3/7" or "1/4 res 5/12".
+        field: the **total** deformation so far on its own grid, `[1, d, *R]`; the linear map follows it.
+        linear: homogeneous matrix `[d + 1, d + 1]` from fixed to moving points, LPS millimetres.
+        domain: the fixed image's grid; around its own grid the deformation fades out within it.
+        similarity: of the fixed and the warped image, higher is better, the same measure over the whole run.
+        folding: per cent of the field's voxels with a Jacobian determinant of 0 or less.
+        mean_update: mean length of this step's change, millimetres.
+        seconds: since the phase began.
+        landmark_error: mean distance of mapped fixed landmarks to moving ones, millimetres; None without landmarks.
         state: whatever continues the recurrence after this step; opaque to everyone but the method.
-        previous: `values` of the step before, on whatever lattice; None for zero.
-        measure: similarity at this step, higher is better, at the resolution it works at; called at most once.
-        linear: homogeneous matrix `[d+1, d+1]` in voxels of the working lattice, tensor order, that follows the
-            displacement: the linear alignment that came before; None for the identity.
-        affine: the part of `values` that is an affine map, which goes on beyond the lattice: `[B, d, d + 1]` in [-1, 1]
-            coordinates (`layers.affine_map`); None for none.
-        moved: mean length of this step's change where the producer knows it; otherwise `previous` tells.
         attached: what the method knows beyond that (a Gaussian, a confidence, a hidden state).
     """
 
     index: int
+    phase: str
     stage: str
-    values: Tensor
-    shape: tuple[int, ...]
+    field: DisplacementField
+    linear: np.ndarray
+    domain: Grid
+    similarity: float
+    folding: float = 0.0
+    mean_update: float = 0.0
     seconds: float = 0.0
+    landmark_error: float | None = None
     state: Any = None
-    previous: Tensor | None = None
-    measure: Callable[[Step], float] | None = None
-    linear: np.ndarray | None = None
-    affine: Tensor | None = None
-    moved: float | None = None
-    attached: Mapping[str, Any] = field(default_factory=dict)
+    attached: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @cached_property
-    def displacement(self) -> Tensor:
-        """The total displacement `[B, d, *S]` in voxels of the working lattice, the linear part included."""
-        deformation = spatial.resize_displacement(self.values, self.shape)
-        if self.linear is None:
-            return deformation
-        return spatial.follow_linear(deformation, self.linear)
+    def transform(self) -> Transform:
+        """From fixed to moving points; it covers the whole fixed image."""
+        linear = Affine(self.linear)
+        if not bool(self.field.values.any()):
+            return Transform((linear,))
+        return Transform((faded_out(self.field, self.domain), linear))
 
-    @cached_property
-    def similarity(self) -> float:
-        """Similarity of the fixed and the warped image at this step; NaN where nothing measures it."""
-        return float("nan") if self.measure is None else self.measure(self)
+    def record(self) -> dict[str, Any]:
+        """What a report and a listener are told of the step."""
+        told = {
+            "index": self.index,
+            "phase": self.phase,
+            "stage": self.stage,
+            "similarity": self.similarity,
+            "mean_update_mm": self.mean_update,
+            "folding": self.folding,
+            "seconds": self.seconds,
+        }
+        return told if self.landmark_error is None else {**told, "landmark_error_mm": self.landmark_error}
 
-    @cached_property
-    def folding(self) -> float:
-        """Per cent of voxels with a Jacobian determinant of 0 or less."""
-        return 100 * spatial.folding_fraction(self.values)
 
-    @cached_property
-    def mean_update(self) -> float:
-        """Mean length of this step's change, in voxels of the working lattice."""
-        if self.moved is not None:
-            return self.moved
-        sample: tuple = (..., *[slice(None, None, max(1, n // 32)) for n in self.values.shape[2:]])  # enough for a mean
-        change = self.values[sample]
-        if self.previous is not None:
-            change = change - spatial.resize_displacement(self.previous, tuple(self.values.shape[2:]))[sample]
-        sizes = zip(self.shape, self.values.shape[2:], strict=True)
-        ratio = [(n - 1) / (o - 1) if o > 1 else 1.0 for n, o in sizes]
-        scale = torch.tensor(ratio, dtype=change.dtype, device=change.device).view(1, -1, *[1] * len(ratio))
-        return (change * scale).norm(dim=1).mean().item()
+def faded_out(deformation: DisplacementField, domain: Grid) -> DisplacementField:
+    """A deformation `[1, d, *S]`, continued until it has faded to nothing around its grid.
+
+    It fades over twice its largest length, which folds nothing, and ends where the domain ends.
+    """
+    values, own = deformation.values.cpu().float(), deformation.grid
+    margin = max(8, math.ceil(2 * float(values.abs().max())))
+    index = own.index(domain.corners())
+    before = [min(margin, max(0, math.ceil(-low))) for low in index.min(axis=0)]
+    reach = zip(index.max(axis=0), own.size, strict=True)
+    after = [min(margin, max(0, math.ceil(high) + 1 - n)) for high, n in reach]
+    target = own.padded(before, after)
+    shift = spatial.linear_displacement(own.physical_to_tensor @ target.tensor_to_physical, target.shape)
+    fade = torch.ones(1, 1, *target.shape)
+    for axis, (n, first, last) in enumerate(zip(own.shape, before[::-1], after[::-1], strict=True)):
+        steps = torch.arange(-first, n + last, dtype=torch.float32)
+        outside = torch.clamp(torch.maximum(-steps, steps - (n - 1)), min=0)
+        view = [-1 if a == axis else 1 for a in range(own.dimension)]
+        fade = torch.minimum(fade, (1 - outside / margin).view(1, 1, *view))
+    return DisplacementField(spatial.warp(values, shift, padding="border") * fade, target)

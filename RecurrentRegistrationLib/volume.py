@@ -121,6 +121,12 @@ class Grid:
         return tuple(n * s for n, s in zip(self.size, self.spacing, strict=True))
 
     @property
+    def pitch(self) -> float:
+        """Millimetres between voxels, on average over the axes that have several."""
+        spacings = [s for n, s in zip(self.size, self.spacing, strict=True) if n > 1]
+        return math.prod(spacings) ** (1 / len(spacings)) if spacings else 1.0
+
+    @property
     def centre(self) -> np.ndarray:
         """Physical point in the middle of the lattice."""
         return self.physical([(n - 1) / 2 for n in self.size])
@@ -150,10 +156,15 @@ class Grid:
         size = tuple(
             max(min(n, 2), round((n - 1) * s / spacing) + 1) for n, s in zip(self.size, self.spacing, strict=True)
         )
+        return self.through(size[::-1])
+
+    def through(self, shape: Sequence[int]) -> Grid:
+        """The same outer voxels with another number of voxels between them; `shape` in tensor order."""
         steps = tuple(
-            s * (n - 1) / (m - 1) if m > 1 else s for n, m, s in zip(self.size, size, self.spacing, strict=True)
+            s * (n - 1) / (m - 1) if m > 1 else s
+            for n, m, s in zip(self.size, reversed(shape), self.spacing, strict=True)
         )
-        return Grid(size, steps, self.origin, self.direction)
+        return Grid(tuple(reversed(shape)), steps, self.origin, self.direction)
 
     def padded(self, before: Sequence[int], after: Sequence[int]) -> Grid:
         """More voxels (fewer where negative) before and after along (i, j[, k])."""

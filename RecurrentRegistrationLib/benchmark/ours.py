@@ -55,14 +55,14 @@ def main(file: Path) -> None:
         _put(folder / "calibration.json", calibrations)
 
 
-def registered(images: dict[str, Volume], options: Options) -> tuple[Run, History, int]:
+def registered(images: dict[str, Any], options: Options) -> tuple[Run, History, int]:
     """A run made to its end, some of its steps, and how many of them were linear."""
     run, history, linear = start(**images, options=options), History(keep=KEPT), 0
     for step in run:
         if run.phase == "align":
             linear = step.index
         elif step.index == linear + 1:
-            history.expect(run.planned_steps - linear)
+            history.expect(run.plan.planned_steps - linear)
         history.offer(step)
     return run, history, linear
 
@@ -90,11 +90,11 @@ def marked() -> dict[str, float]:
 
 def figures(name: str, run: Run, operations: bool) -> dict[str, float]:
     """Parameters of a method's network and, where asked for, the operations of one registration."""
-    network = methods.create(name, run.grid.dimension, **run.options.method_options).eval()
+    network = methods.create(name, run.plan.grid.dimension, **run.plan.options.method_options).eval()
     count = cost.parameters(network)
     found: dict[str, float] = {"parameters": count} if count else {}
     if operations and count:
-        found["gmac"] = cost.multiply_accumulates(network, run.grid.shape, steps=run.options.steps) / 1e9
+        found["gmac"] = cost.multiply_accumulates(network, run.plan.grid.shape, steps=run.plan.options.steps) / 1e9
     return found
 
 
@@ -104,7 +104,7 @@ def curve(run: Run, history: History, linear: int, judge: Judge) -> list[dict[st
     steps = []
     for kept in history.kept:
         if kept.index >= linear:
-            accuracy = judge.accuracy(run.transform_at(history.step(kept.index)))
+            accuracy = judge.accuracy(history.step(kept.index).transform)
             numbers = {name: value for name, value in accuracy.items() if isinstance(value, float)}
             record = records[kept.index]
             steps.append({**record, "index": kept.index - linear, "folding_percent": record["folding"], **numbers})

@@ -40,6 +40,7 @@ def register(
         typer.Option(metavar="NAME=VALUE", help="An argument of the method's class; may be repeated."),
     ] = None,
     similarity: Annotated[str | None, typer.Option(help="lncc, mse, nmi or mind (default: the preset's).")] = None,
+    stop: Annotated[str, typer.Option(help="auto ends the method once steps bring nothing, or off.")] = "off",
     spacing: Annotated[float | None, typer.Option(help="Working resolution in millimetres (default: it fits).")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     seed: Annotated[int, typer.Option(help="The same seed gives the same result.")] = 0,
@@ -79,6 +80,7 @@ def register(
         untrained=untrained,
         method_options=dict(map(_named, method_option or [])),
         similarity=similarity,
+        stop=stop,
         spacing=spacing,
         device=device,
         seed=seed,
@@ -89,7 +91,7 @@ def register(
         inputs = {
             name: Input.read(path, mask=name.endswith("mask")) for name, path in named.items() if path is not None
         }
-        volumes = {name: source.volume for name, source in inputs.items()}
+        volumes: dict[str, Any] = {name: source.volume for name, source in inputs.items()}
         run = pipeline.start(**volumes, options=options)
         if warning := notice(inputs):
             display.note(warning)
@@ -99,7 +101,7 @@ def register(
             display.phase("write")
             report = write_results(run.result(), inputs, folder, interpolation=interpolation, background=background)
             if save_steps:
-                write_steps(run, inputs["fixed"].volume.grid, history.kept, folder / "steps.seq.nrrd")
+                write_steps(inputs["fixed"].volume.grid, history.kept, folder / "steps.seq.nrrd")
     if as_json:
         print(to_json({"folder": str(output.absolute()), **report}))
     elif not quiet:
@@ -124,13 +126,13 @@ def _named(option: str) -> tuple[str, Any]:
 def _finished(run: Run, history: History, display: Display) -> bool:
     """Make all steps; False where Ctrl-C came after at least one of them."""
     told = 0
-    history.expect(run.planned_steps)
+    history.expect(run.plan.planned_steps)
     display.phase(run.phase)
     try:
         for step in run:
             history.offer(step)
             display.phase(run.phase)
-            display.step(step.index, run.planned_steps, step.similarity)
+            display.step(step.index, run.plan.planned_steps, step.similarity)
             for note in run.notes[told:]:
                 display.note(note)
             told = len(run.notes)

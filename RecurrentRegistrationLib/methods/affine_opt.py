@@ -16,8 +16,7 @@ from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.layers.affine_map import affine_displacement, few_voxels, identity_affine
 from RecurrentRegistrationLib.losses.multikernel_lncc import MultiKernelCorrelation
 from RecurrentRegistrationLib.losses.similarity import Similarity
-from RecurrentRegistrationLib.methods.base import Card, Clock, Method
-from RecurrentRegistrationLib.step import Step
+from RecurrentRegistrationLib.methods.base import Card, Clock, Method, Turn
 
 CARD = Card(
     name="affine-opt",
@@ -141,7 +140,7 @@ class AffineOpt(Method):
         moving_mask: Tensor | None = None,
         count: int | None = None,
         state: State | None = None,
-    ) -> Iterator[Step]:
+    ) -> Iterator[Turn]:
         """One step for each iteration; `values` lie on a lattice of a few voxels."""
         clock, shape = Clock(), tuple(fixed.shape[2:])
         count = sum(self.iterations) if count is None else count
@@ -170,7 +169,7 @@ class AffineOpt(Method):
                 "learning_rate": torch.tensor([d.rate for d in descents]),
             }
             values = self._values(state, shape)
-            yield Step(
+            yield Turn(
                 index + 1,
                 f"affine {index + 1}/{max(sum(state.iterations), last)}",
                 values,

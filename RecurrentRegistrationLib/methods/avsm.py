@@ -17,8 +17,7 @@ from RecurrentRegistrationLib.layers.affine_map import affine_displacement, comp
 from RecurrentRegistrationLib.layers.affine_network import AffineNetwork
 from RecurrentRegistrationLib.layers.momentum_network import MomentumNetwork
 from RecurrentRegistrationLib.layers.vsvf import VSVF, MultiGaussian
-from RecurrentRegistrationLib.methods.base import Card, Clock, Method
-from RecurrentRegistrationLib.step import Step
+from RecurrentRegistrationLib.methods.base import Card, Clock, Method, Turn
 
 CARD = Card(
     name="avsm",
@@ -86,7 +85,7 @@ class AVSM(Method):
         moving_mask: Tensor | None = None,
         count: int | None = None,
         state: State | None = None,
-    ) -> Iterator[Step]:
+    ) -> Iterator[Turn]:
         """One step for each affine and each vSVF map; `values` of an affine step lie on a lattice of a few voxels."""
         clock, shape = Clock(), tuple(fixed.shape[2:])
         done, affine, displacement = state or State(0, identity_affine(len(fixed), len(shape), fixed), None)
@@ -104,7 +103,7 @@ class AVSM(Method):
                 displacement, attached = self.checkpointed(self._vsvf_step, fixed, moving, displacement)
             values = self._values(affine, displacement, shape)
             state = State(index + 1, affine, displacement)
-            yield Step(index + 1, stage, values, shape, clock(), state, previous, affine=affine, attached=attached)
+            yield Turn(index + 1, stage, values, shape, clock(), state, previous, affine=affine, attached=attached)
             previous = values
 
     def _affine_step(self, fixed: Tensor, moving: Tensor, affine: Tensor) -> Tensor:
@@ -130,7 +129,7 @@ class BothDirections(NamedTuple):
 
     forward: Tensor
     backward: Tensor
-    step: Step
+    step: Turn
 
 
 def both_directions(method: Method, fixed: Tensor, moving: Tensor, **options: Any) -> Iterator[BothDirections]:

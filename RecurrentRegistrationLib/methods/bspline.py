@@ -14,8 +14,7 @@ from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.layers import bspline
 from RecurrentRegistrationLib.losses.regularity import folding_penalty, total_variation
 from RecurrentRegistrationLib.losses.similarity import LocalCorrelation, MeanSquaredError, Similarity
-from RecurrentRegistrationLib.methods.base import Card, Clock, Method
-from RecurrentRegistrationLib.step import Step
+from RecurrentRegistrationLib.methods.base import Card, Clock, Method, Turn
 
 CARD = Card(
     name="bspline",
@@ -114,7 +113,7 @@ class BSpline(Method):
         moving_mask: Tensor | None = None,
         count: int | None = None,
         state: State | None = None,
-    ) -> Iterator[Step]:
+    ) -> Iterator[Turn]:
         """See `Method.steps`."""
         clock, shape, planned = Clock(), tuple(fixed.shape[2:]), sum(self.iterations)
         images = _differentiable(fixed, moving, fixed_mask, moving_mask)
@@ -125,7 +124,7 @@ class BSpline(Method):
             if descent is None or descent.level != level:
                 descent = Descent(self, level, images, state)
             state, loss = descent.iterate(index)
-            yield Step(
+            yield Turn(
                 index=index,
                 stage=f"1/{round(1 / self.scales[level])} res, B-spline {index}/{max(planned, index)}",
                 values=state.values,

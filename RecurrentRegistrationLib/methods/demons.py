@@ -15,8 +15,7 @@ from torch import Tensor
 
 from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.errors import InputError
-from RecurrentRegistrationLib.methods.base import Card, Clock, Method
-from RecurrentRegistrationLib.step import Step
+from RecurrentRegistrationLib.methods.base import Card, Clock, Method, Turn
 
 CARD = Card(
     name="demons",
@@ -77,7 +76,7 @@ class Demons(Method):
         self.forces, self.smoothing, self.iterations = forces, smoothing, iterations
         self.steps_per_level = steps_per_level
 
-    def steps(self, fixed, moving, *, fixed_mask=None, moving_mask=None, count=None, state=None) -> Iterator[Step]:
+    def steps(self, fixed, moving, *, fixed_mask=None, moving_mask=None, count=None, state=None) -> Iterator[Turn]:
         """One step for every few iterations; ITK's demons know no masks."""
         clock, shape = Clock(), tuple(fixed.shape[2:])
         first, displacement = state or State(0, spatial.zero_displacement(_shrunk(fixed, SHRINK[0])))
@@ -86,7 +85,7 @@ class Demons(Method):
             previous = displacement
             displacement = self._refine(_shrunk(fixed, SHRINK[level]), _shrunk(moving, SHRINK[level]), displacement)
             stage = "full res" if SHRINK[level] == 1 else f"1/{SHRINK[level]} res"
-            yield Step(index + 1, stage, displacement, shape, clock(), State(index + 1, displacement), previous)
+            yield Turn(index + 1, stage, displacement, shape, clock(), State(index + 1, displacement), previous)
 
     def _refine(self, fixed: Tensor, moving: Tensor, displacement: Tensor) -> Tensor:
         displacement = spatial.resize_displacement(displacement, fixed.shape[2:])

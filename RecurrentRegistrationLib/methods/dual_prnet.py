@@ -17,8 +17,7 @@ from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.layers.convolution import ConvolutionBlock, crop, displacement_head
 from RecurrentRegistrationLib.layers.local_correlation import local_correlation
 from RecurrentRegistrationLib.layers.residual_block import ResidualBlock
-from RecurrentRegistrationLib.methods.base import Card, Clock, Method
-from RecurrentRegistrationLib.step import Step
+from RecurrentRegistrationLib.methods.base import Card, Clock, Method, Turn
 
 CARD = Card(
     name="dual-prnet",
@@ -93,7 +92,7 @@ class DualPRNet(Method):
         correlations = 3**dimension if correlation else 0
         self.heads = nn.ModuleList(displacement_head(dimension, 2 * width + correlations) for width in DECODER)
 
-    def steps(self, fixed, moving, *, fixed_mask=None, moving_mask=None, count=None, state=None) -> Iterator[Step]:
+    def steps(self, fixed, moving, *, fixed_mask=None, moving_mask=None, count=None, state=None) -> Iterator[Turn]:
         """One step for each level; the masks are not used."""
         clock, shape = Clock(), tuple(fixed.shape[2:])
         fixed_pyramid = self.checkpointed(self.pyramid, fixed)
@@ -106,7 +105,7 @@ class DualPRNet(Method):
                 self._refine, level, fixed_pyramid[level], moving_pyramid[level], displacement
             )
             state = State(index + 1, displacement)
-            yield Step(index + 1, STAGES[level], displacement, shape, clock(), state, previous)
+            yield Turn(index + 1, STAGES[level], displacement, shape, clock(), state, previous)
 
     def _refine(self, level: int, fixed: Tensor, moving: Tensor, displacement: Tensor) -> Tensor:
         displacement = spatial.resize_displacement(displacement, fixed.shape[2:])

@@ -17,8 +17,7 @@ from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.layers.affine_map import affine_displacement
 from RecurrentRegistrationLib.layers.affine_network import AffineNetwork
 from RecurrentRegistrationLib.layers.unet import displacement_unet, legacy_widths
-from RecurrentRegistrationLib.methods.base import Card, Clock, Method
-from RecurrentRegistrationLib.step import Step
+from RecurrentRegistrationLib.methods.base import Card, Clock, Method, Turn
 
 CARD = Card(
     name="global-local",
@@ -59,7 +58,7 @@ class GlobalLocal(Method):
         self.affine = AffineNetwork(dimension)
         self.local = displacement_unet(dimension, **legacy_widths(width))
 
-    def steps(self, fixed, moving, *, fixed_mask=None, moving_mask=None, count=None, state=None) -> Iterator[Step]:
+    def steps(self, fixed, moving, *, fixed_mask=None, moving_mask=None, count=None, state=None) -> Iterator[Turn]:
         """The global step, then local ones; the masks are not used."""
         clock, shape = Clock(), tuple(fixed.shape[2:])
         first, displacement, affine = state or State(0, spatial.zero_displacement(fixed))
@@ -74,7 +73,7 @@ class GlobalLocal(Method):
                 displacement = spatial.compose(residual, displacement)
             stage, state = "global" if index == 0 else "local", State(index + 1, displacement, affine)
             parts = {"affine": affine, "attached": attached}
-            yield Step(index + 1, stage, displacement, shape, clock(), state, previous, **parts)
+            yield Turn(index + 1, stage, displacement, shape, clock(), state, previous, **parts)
 
 
 def create(dimension: int = 3, **options) -> GlobalLocal:

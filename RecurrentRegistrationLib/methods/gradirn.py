@@ -18,8 +18,7 @@ from RecurrentRegistrationLib.layers.convolution import LEAK, convolution
 from RecurrentRegistrationLib.layers.pyramid import shrink
 from RecurrentRegistrationLib.layers.similarity_gradient import common_weight, gradient_of, squared_error_gradient
 from RecurrentRegistrationLib.losses.similarity import LocalCorrelation
-from RecurrentRegistrationLib.methods.base import Card, Clock, Method
-from RecurrentRegistrationLib.step import Step
+from RecurrentRegistrationLib.methods.base import Card, Clock, Method, Turn
 
 CARD = Card(
     name="gradirn",
@@ -141,7 +140,7 @@ class GraDIRN(Method):
         moving_mask: Tensor | None = None,
         count: int | None = None,
         state: State | None = None,
-    ) -> Iterator[Step]:
+    ) -> Iterator[Turn]:
         """One step for each application of a block."""
         clock, shape = Clock(), tuple(fixed.shape[2:])
         first, displacement = (0, None) if state is None else state
@@ -155,7 +154,7 @@ class GraDIRN(Method):
             previous = displacement
             displacement, gradient = self._descend(self.blocks[block], pairs[level], previous)
             name = "full res" if factor == 1 else f"1/{factor} res"
-            yield Step(
+            yield Turn(
                 index + 1,
                 f"{name} {index + 1 - level * self.per_level * self.repeats}",
                 displacement,

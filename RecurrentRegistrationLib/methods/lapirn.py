@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.layers.convolution import LEAK, convolution, crop
 from RecurrentRegistrationLib.layers.residual_block import ResidualBlock
-from RecurrentRegistrationLib.methods.base import Card, Clock, Method
-from RecurrentRegistrationLib.step import Step
+from RecurrentRegistrationLib.methods.base import Card, Clock, Method, Turn
 
 CARD = Card(
     name="lapirn",
@@ -96,7 +95,7 @@ class LapIRN(Method):
             Level(dimension, inputs, channels=channels, reach=reach) for inputs in (2, 2 + dimension, 2 + dimension)
         )
 
-    def steps(self, fixed, moving, *, fixed_mask=None, moving_mask=None, count=None, state=None) -> Iterator[Step]:
+    def steps(self, fixed, moving, *, fixed_mask=None, moving_mask=None, count=None, state=None) -> Iterator[Turn]:
         """One step for each level; the masks are not used."""
         clock, shape = Clock(), tuple(fixed.shape[2:])
         images = _pyramid(torch.cat([moving, fixed], dim=1), len(STAGES))
@@ -106,7 +105,7 @@ class LapIRN(Method):
             level = min(index, len(STAGES) - 1)
             state = self._refine(level, images[level], state, index + 1)
             values = _in_voxels(state.normalised)
-            yield Step(index + 1, STAGES[level], values, shape, clock(), state, previous)
+            yield Turn(index + 1, STAGES[level], values, shape, clock(), state, previous)
             previous = values
 
     def _refine(self, level: int, images: Tensor, state: State | None, index: int) -> State:

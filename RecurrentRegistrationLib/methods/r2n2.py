@@ -23,8 +23,7 @@ from RecurrentRegistrationLib.layers.gr2u import GR2U, Proposal, instance_norm
 from RecurrentRegistrationLib.layers.stopping import Patience
 from RecurrentRegistrationLib.losses.regularity import total_variation
 from RecurrentRegistrationLib.losses.similarity import MeanSquaredError
-from RecurrentRegistrationLib.methods.base import Card, Clock, Method
-from RecurrentRegistrationLib.step import Step
+from RecurrentRegistrationLib.methods.base import Card, Clock, Method, Turn
 
 CARD = Card(
     name="r2n2",
@@ -170,7 +169,7 @@ class R2N2(Method):
         moving_mask: Tensor | None = None,
         count: int | None = None,
         state: State | None = None,
-    ) -> Iterator[Step]:
+    ) -> Iterator[Turn]:
         """See `Method.steps`. The masks weigh only the sign `progress`."""
         clock, shape = Clock(), tuple(fixed.shape[2:])
         halves = _halves(fixed)
@@ -195,7 +194,7 @@ class R2N2(Method):
             low = state.low if self.stop is None else self.patience.count(state.low, signs[self.stop])
             previous = state.total * halves if state.index else None
             state = State(hidden, total, warped, state.index + 1, low)
-            yield Step(
+            yield Turn(
                 index=state.index,
                 stage=f"Gaussian {state.index}/{last}",
                 values=values,
@@ -281,7 +280,7 @@ def _error(
     return squared.flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1e-6)
 
 
-def sequence_loss(steps: Iterable[Step], fixed: Tensor, moving: Tensor, *, smoothness: float = 0.1) -> Tensor:
+def sequence_loss(steps: Iterable[Turn], fixed: Tensor, moving: Tensor, *, smoothness: float = 0.1) -> Tensor:
     """The training loss: mean over steps of the squared error, plus `smoothness` times the last total variation.
 
     Sandkühler et al., NeurIPS 2019, Eq. 10. The error counts where the displacement reads inside the moving image; the

@@ -14,8 +14,7 @@ from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.layers.convolution import LEAK, ConvolutionBlock, convolution
 from RecurrentRegistrationLib.layers.residual_aligner import Alignment, ResidualAligner, SampleNorm
-from RecurrentRegistrationLib.methods.base import Card, Clock, Method
-from RecurrentRegistrationLib.step import Step
+from RecurrentRegistrationLib.methods.base import Card, Clock, Method, Turn
 
 CARD = Card(
     name="ran",
@@ -147,7 +146,7 @@ class MotionSeparableNetwork(Method):
         moving_mask: Tensor | None = None,
         count: int | None = None,
         state: State | None = None,
-    ) -> Iterator[Step]:
+    ) -> Iterator[Turn]:
         """See `Method.steps`: one step for each level. The masks are not used.
 
         Raises:
@@ -172,7 +171,7 @@ class MotionSeparableNetwork(Method):
             attached = {"backward": backward}
             if alignment.confidence is not None:
                 attached["confidence"] = alignment.confidence.chunk(2)[0]
-            yield Step(
+            yield Turn(
                 index=level + 1,
                 stage=f"1/{scale} res, level {level + 1}/{levels}",
                 values=forward,

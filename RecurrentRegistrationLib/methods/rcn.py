@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.layers.unet import displacement_unet, legacy_widths
-from RecurrentRegistrationLib.methods.base import Card, Clock, Method
-from RecurrentRegistrationLib.step import Step
+from RecurrentRegistrationLib.methods.base import Card, Clock, Method, Turn
 
 CARD = Card(
     name="rcn",
@@ -56,7 +55,7 @@ class RCN(Method):
         self.checkpoint = checkpoint
         self.cascades = nn.ModuleList(displacement_unet(dimension, **legacy_widths(width)) for _ in range(cascades))
 
-    def steps(self, fixed, moving, *, fixed_mask=None, moving_mask=None, count=None, state=None) -> Iterator[Step]:
+    def steps(self, fixed, moving, *, fixed_mask=None, moving_mask=None, count=None, state=None) -> Iterator[Turn]:
         """One step for each recursion; the masks are not used."""
         clock, shape = Clock(), tuple(fixed.shape[2:])
         first, displacement = state or State(0, spatial.zero_displacement(fixed))
@@ -67,7 +66,7 @@ class RCN(Method):
             residual = self.checkpointed(network, torch.cat([fixed, warped], dim=1)).float()
             # The moving image is already pulled through the total, so the residual is looked up first.
             previous, displacement = displacement, spatial.compose(residual, displacement)
-            yield Step(
+            yield Turn(
                 index + 1,
                 f"recursion {index + 1}/{last}",
                 displacement,

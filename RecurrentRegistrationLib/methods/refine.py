@@ -27,8 +27,7 @@ from RecurrentRegistrationLib.losses.similarity import (
     MutualInformation,
     Similarity,
 )
-from RecurrentRegistrationLib.methods.base import Card, Clock, Method
-from RecurrentRegistrationLib.step import Step
+from RecurrentRegistrationLib.methods.base import Card, Clock, Method, Turn
 
 SIMILARITIES = {
     "lncc": partial(LocalCorrelation, epsilon=1e-3),  # contrasts below 3 % of the intensities say little
@@ -151,7 +150,7 @@ class Refine(Method):
         count: int | None = None,
         state: State | None = None,
         initial: Tensor | None = None,
-    ) -> Iterator[Step]:
+    ) -> Iterator[Turn]:
         """Yield a step for each iteration; arguments as `Method.steps`.
 
         `count` iterations are shared out over the levels; with a `state` they go on, past the schedule's end at the
@@ -183,7 +182,7 @@ class Refine(Method):
             if left == 0:
                 state = replace(state, values=spatial.remove_folding(state.values))
             stage = f"{'full' if scale == 1 else f'1/{scale:g}'} res {iteration + 1}/{iterations}"
-            yield Step(state.made, stage, state.values, shape, clock(), state, previous, lambda _, loss=loss: 1 - loss)
+            yield Turn(state.made, stage, state.values, shape, clock(), state, previous, lambda _, loss=loss: 1 - loss)
 
     def _level(
         self, fixed: Tensor, moving: Tensor, fixed_mask: Tensor | None, moving_mask: Tensor | None, scale: float

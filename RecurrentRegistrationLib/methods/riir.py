@@ -24,8 +24,7 @@ from RecurrentRegistrationLib.layers.similarity_gradient import (
     squared_error_gradient,
 )
 from RecurrentRegistrationLib.losses.similarity import LocalCorrelation, MutualInformation
-from RecurrentRegistrationLib.methods.base import Card, Clock, Method
-from RecurrentRegistrationLib.step import Step
+from RecurrentRegistrationLib.methods.base import Card, Clock, Method, Turn
 
 CARD = Card(
     name="riir",
@@ -155,7 +154,7 @@ class RIIR(Method):
         moving_mask: Tensor | None = None,
         count: int | None = None,
         state: State | None = None,
-    ) -> Iterator[Step]:
+    ) -> Iterator[Turn]:
         """One step for each turn of the recurrence."""
         clock, shape = Clock(), tuple(fixed.shape[2:])
         fixed_mask, moving_mask = (None if m is None else (m > 0).float() for m in (fixed_mask, moving_mask))
@@ -165,7 +164,7 @@ class RIIR(Method):
         while state.made < last:
             evidence = self._evidence(fixed, moving, fixed_mask, moving_mask, state.displacement)
             previous, state = state.displacement, self._turn(evidence, state)
-            yield Step(
+            yield Turn(
                 state.made,
                 f"step {state.made}/{last}",
                 state.displacement,

@@ -24,8 +24,7 @@ from RecurrentRegistrationLib.layers.convolution import convolution, displacemen
 from RecurrentRegistrationLib.layers.local_correlation import Kind, local_correlation
 from RecurrentRegistrationLib.layers.patches import Patches
 from RecurrentRegistrationLib.layers.pyramid import shrink
-from RecurrentRegistrationLib.methods.base import Card, Clock, Method
-from RecurrentRegistrationLib.step import Step
+from RecurrentRegistrationLib.methods.base import Card, Clock, Method, Turn
 
 
 @dataclass(frozen=True)
@@ -291,7 +290,7 @@ class RWCNet(Method):
         moving_mask: Tensor | None = None,
         count: int | None = None,
         state: State | None = None,
-    ) -> Iterator[Step]:
+    ) -> Iterator[Turn]:
         """One step for each turn of the recurrence."""
         clock, shape = Clock(), tuple(fixed.shape[2:])
         ends = list(itertools.accumulate(stage.steps for stage in self.stages[: self.last_stage + 1]))
@@ -305,7 +304,7 @@ class RWCNet(Method):
                 state = self._turn(state, shape)
             made = index + 1 - (ends[stage - 1] if stage else 0)
             name = f"{self.stages[stage].name} {made}/{max(made, self.stages[stage].steps)}"
-            yield Step(state.made, name, state.displacement, shape, clock(), state, previous)
+            yield Turn(state.made, name, state.displacement, shape, clock(), state, previous)
 
     def _lattice(self, stage: int, shape: Sequence[int]) -> tuple[int, ...]:
         return tuple(-(-n // self.stages[stage].factor) for n in shape)

@@ -15,8 +15,7 @@ from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.layers.convolution import displacement_head
 from RecurrentRegistrationLib.layers.unet import UNet
-from RecurrentRegistrationLib.methods.base import Card, Clock, Method
-from RecurrentRegistrationLib.step import Step
+from RecurrentRegistrationLib.methods.base import Card, Clock, Method, Turn
 
 CARD = Card(
     name="voxelmorph",
@@ -75,7 +74,7 @@ class VoxelMorph(Method):
         moving_mask: Tensor | None = None,
         count: int | None = None,
         state: State | None = None,
-    ) -> Iterator[Step]:
+    ) -> Iterator[Turn]:
         """One step; the masks are not used."""
         clock, shape = Clock(), tuple(fixed.shape[2:])
         first, displacement = (0, None) if state is None else state
@@ -87,7 +86,7 @@ class VoxelMorph(Method):
             previous = displacement
             # The moving image is already pulled through the total, so the update is looked up first.
             displacement = update if previous is None else spatial.compose(update, previous)
-            yield Step(index, f"pass {index}", displacement, shape, clock(), State(index, displacement), previous)
+            yield Turn(index, f"pass {index}", displacement, shape, clock(), State(index, displacement), previous)
 
 
 def create(dimension: int = 3, **options: Any) -> VoxelMorph:

@@ -20,8 +20,7 @@ from RecurrentRegistrationLib.layers.vsvf import VSVF, Advected
 from RecurrentRegistrationLib.losses.similarity import Similarity
 from RecurrentRegistrationLib.methods import affine_opt
 from RecurrentRegistrationLib.methods.affine_opt import AffineOpt, Pair, level_at, pairs, shared_out
-from RecurrentRegistrationLib.methods.base import Card, Clock, Method
-from RecurrentRegistrationLib.step import Step
+from RecurrentRegistrationLib.methods.base import Card, Clock, Method, Turn
 
 CARD = Card(
     name="vsvf-opt",
@@ -124,7 +123,7 @@ class VSVFOpt(Method):
         moving_mask: Tensor | None = None,
         count: int | None = None,
         state: State | None = None,
-    ) -> Iterator[Step]:
+    ) -> Iterator[Turn]:
         """One step for each iteration; `values` lie on the lattice of the stage and scale."""
         clock, images = Clock(), (fixed, moving, fixed_mask, moving_mask)
         stages = (sum(self.affine.iterations) if isinstance(self.affine, AffineOpt) else 0, sum(self.iterations))
@@ -138,7 +137,7 @@ class VSVFOpt(Method):
                 state = step.state
                 yield replace(step, seconds=clock())
 
-    def _affine_steps(self, images: Images, state: State, last: int) -> Iterator[Step]:
+    def _affine_steps(self, images: Images, state: State, last: int) -> Iterator[Turn]:
         """What is left of the affine stage, until step `last` at most."""
         fixed, moving, fixed_mask, moving_mask = images
         count = min(last, state.affine_steps) - state.index
@@ -154,7 +153,7 @@ class VSVFOpt(Method):
                 attached={**attached, "energy": nothing, "clamped": nothing},
             )
 
-    def _vsvf_steps(self, images: Images, state: State, last: int) -> Iterator[Step]:
+    def _vsvf_steps(self, images: Images, state: State, last: int) -> Iterator[Turn]:
         """The vSVF iterations until step `last`."""
         shape, originals, affine = tuple(images[0].shape[2:]), pairs(*images), self._initial_map(state, images[0])
         level, previous = -1, few_voxels(affine, shape)
@@ -178,7 +177,7 @@ class VSVFOpt(Method):
                 "energy": torch.cat([iterate.map.energy for iterate in iterates]),
                 "clamped": torch.cat([iterate.map.clamped for iterate in iterates]),
             }
-            yield Step(
+            yield Turn(
                 index + 1,
                 f"vSVF {done + 1}/{max(sum(state.iterations), done + 1)}",
                 values,

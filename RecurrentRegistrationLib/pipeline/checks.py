@@ -24,7 +24,7 @@ def check_images(fixed: Volume, moving: Volume) -> None:
         if volume.array.min() == volume.array.max():
             raise InputError(f"The {name} image is constant, there is nothing to register: check the file.")
     if fixed.array is moving.array:
-        warnings.warn("The fixed and the moving image are the same.", stacklevel=4)
+        warnings.warn("The fixed and the moving image are the same.", stacklevel=6)
 
 
 def check_mask(image: Volume, mask: Volume | None, name: str) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.step import Step
+from RecurrentRegistrationLib.transform import DisplacementField
 
 STATES = 2**30  # bytes of recurrence that are held, besides the last step's
 
@@ -36,9 +37,9 @@ class History:
 
     def offer(self, step: Step) -> bool:
         """Keep a step, or not: every n-th is kept, and the last of each stage."""
-        if step.index % self._every and not _ends_stage(step.stage):
+        if step.index % self._every and not _ends_stage(step.stage) and step.phase != "unfold":
             return False
-        self.kept.append(dataclasses.replace(step, values=step.values.cpu().half(), previous=None, measure=None))
+        self.kept.append(dataclasses.replace(step, field=_as(step.field, torch.float16)))
         self._forget_states()
         return True
 
@@ -48,7 +49,7 @@ class History:
         if found is None:
             known = ", ".join(str(step.index) for step in self.kept)
             raise InputError(f"Step {index} is not at hand; these are: {known or 'none yet'}.")
-        return dataclasses.replace(found, values=found.values.float())
+        return dataclasses.replace(found, field=_as(found.field, torch.float32))
 
     def forget_after(self, index: int) -> None:
         """Drop the steps after an index."""
@@ -60,6 +61,10 @@ class History:
             budget -= _bytes(self.kept[n].state)
             if budget < 0:
                 self.kept[n] = dataclasses.replace(self.kept[n], state=None)
+
+
+def _as(field: DisplacementField, dtype: torch.dtype) -> DisplacementField:
+    return DisplacementField(field.values.cpu().to(dtype), field.grid)
 
 
 def _ends_stage(stage: str) -> bool:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,45 +12,10 @@ from torch import Tensor
 
 from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.pipeline.presets import SOFT_TISSUE, Preset
 from RecurrentRegistrationLib.volume import Grid, Volume
 
 AIR = -900.0  # Hounsfield units below which only air and the padding around a scan lie
-
-SOFT_TISSUE = (-300.0, 500.0)
-
-
-@dataclass(frozen=True)
-class Preset:
-    """How intensities are made comparable, and what registers them where that is left open.
-
-    Attributes:
-        summary: what it is for.
-        window: Hounsfield limits for CT images; None for percentiles.
-        refine: options of `methods.refine.Refine`.
-        weights: a name of `weights.models()` that does better there than registering without training; None for none.
-    """
-
-    summary: str
-    window: tuple[float, float] | None = None
-    refine: Mapping[str, Any] = field(default_factory=dict)
-    weights: str | None = None
-
-
-STIFF = {
-    "similarity": "mind",
-    "scales": (2, 1),
-    "iterations": (40, 20),
-    "gradient_smoothing": 2.0,
-    "field_smoothing": 2.0,
-    "damping": 2.0,
-}
-PRESETS = {
-    "mr": Preset("MR with MR of the same contrast, and any images without fixed units"),
-    "mr-hippocampus": Preset("MR with MR of hippocampi, cropped: trained weights", weights="hippocampus-rwcnet"),
-    "ct": Preset("CT with CT: soft tissue and bone", window=SOFT_TISSUE),
-    "ct-lung": Preset("CT with CT: lungs", window=(-1000.0, 200.0)),
-    "multimodal": Preset("images of unlike contrast: CT with MR, T1 with T2, FLAIR, PD or EPI", refine=STIFF),
-}
 
 
 @dataclass(frozen=True)
@@ -172,6 +136,14 @@ def prepare(volume: Volume, mask: Volume | None, preset: Preset) -> Prepared:
     if not np.any(inside.array):
         raise InputError("The mask and its image do not overlap in physical space: check that they belong together.")
     return Prepared(values, volume.grid, torch.from_numpy((inside.array[0] != 0).astype(np.float32))[None, None])
+
+
+def as_asked(image: Prepared, intensities: str) -> Prepared:
+    """Intensities as a method's card asks: "unit" is [0, 1], "zscore" zero mean and unit deviation, within [-2, 2]."""
+    if intensities != "zscore":
+        return image
+    values = (image.values - image.values.mean()) / image.values.std().clamp_min(1e-6)
+    return replace(image, values=values.clamp(-2, 2))
 
 
 def _percentiles(sample: np.ndarray) -> tuple[float, float]:

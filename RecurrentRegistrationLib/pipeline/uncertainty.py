@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ LAST = 6  # steps that are compared
 SAMPLES = 8  # runs that are compared
 SWAPPED = {"fixed": "moving", "moving": "fixed", "fixed_mask": "moving_mask", "moving_mask": "fixed_mask"}
 
-Images = Mapping[str, Volume]
+Images = Mapping[str, Any]
 
 
 def maps(run: Run, steps: Sequence[Step], images: Images, kinds: Iterable[str]) -> Iterator[tuple[str, Volume]]:
@@ -49,19 +50,18 @@ def maps(run: Run, steps: Sequence[Step], images: Images, kinds: Iterable[str]) 
     grid = images["fixed"].grid
     for kind in kinds:
         if kind == "steps":
-            yield kind, of_steps(run, steps, grid)
+            yield kind, of_steps(steps, grid)
         elif kind == "samples":
-            yield kind, of_samples(images, run.options, transform)
+            yield kind, of_samples(images, run.plan.options, transform)
         elif kind == "inverse":
-            yield kind, of_inverse(images, run.options, transform)
+            yield kind, of_inverse(images, run.plan.options, transform)
         else:
             raise InputError(f"There is no uncertainty '{kind}'; choose of {', '.join(KINDS)}.")
 
 
-def of_steps(run: Run, steps: Sequence[Step], grid: Grid) -> Volume:
+def of_steps(steps: Sequence[Step], grid: Grid) -> Volume:
     """Spread of the displacement over the last steps."""
-    last = [dataclasses.replace(step, values=step.values.float()) for step in steps[-LAST:]]
-    return Volume(spread(_millimetres(run.transform_at(step), grid) for step in last), grid)
+    return Volume(spread(_millimetres(step.transform, grid) for step in steps[-LAST:]), grid)
 
 
 def of_samples(images: Images, options: Options, linear_from: Transform) -> Volume:
@@ -81,12 +81,11 @@ def _sampled(images: Images, options: Options, transform: Transform, grid: Grid)
     fixed_start = dataclasses.replace(options, initial=start, linear="none")
     for _ in range(SAMPLES):
         run = pipeline.start(**images, options=fixed_start)
-        if not is_random(run.method):
-            raise InputError(f"The method '{run.method.card.name}' has neither noise nor dropout to sample.")
-        run.method.sampling = True
-        for _ in run:
-            pass
-        yield _millimetres(run.result().transform, grid)
+        if not is_random(run.plan.method):
+            raise InputError(f"The method '{run.plan.card.name}' has neither noise nor dropout to sample.")
+        run.plan.method.sampling = True
+        *_, last = (step for step in run if step.phase != "unfold")  # the same step of each, not the best of each
+        yield _millimetres(last.transform, grid)
 
 
 def is_random(method: Method) -> bool:

@@ -5,12 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import torch
-from torch import Tensor
-
-from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.pipeline.preparation import Prepared, foreground_box
-from RecurrentRegistrationLib.transform import DisplacementField
 from RecurrentRegistrationLib.volume import Grid
 
 MARGIN = 8.0  # millimetres around what is not air in an image of 250 mm, in proportion elsewhere
@@ -34,25 +29,3 @@ def working_grid(fixed: Prepared, spacing: float | None, fits: Callable[[float],
         if max(box.extent) / fitting < FEWEST:
             return None, finest
     return box.resampled([s if n == 1 else fitting for n, s in zip(box.size, box.spacing, strict=True)]), finest
-
-
-def faded_out(values: Tensor, working: Grid, fixed: Grid) -> DisplacementField:
-    """A deformation `[1, d, *S]` on the working lattice, continued until it has faded to nothing around it.
-
-    It fades over twice its largest length, which folds nothing, and ends where the fixed image ends.
-    """
-    values = spatial.resize_displacement(values, working.shape)
-    margin = max(8, math.ceil(2 * float(values.abs().max())))
-    index = working.index(fixed.corners())
-    before = [min(margin, max(0, math.ceil(-low))) for low in index.min(axis=0)]
-    reach = zip(index.max(axis=0), working.size, strict=True)
-    after = [min(margin, max(0, math.ceil(high) + 1 - n)) for high, n in reach]
-    target = working.padded(before, after)
-    shift = spatial.linear_displacement(working.physical_to_tensor @ target.tensor_to_physical, target.shape)
-    fade = torch.ones(1, 1, *target.shape)
-    for axis, (n, first, last) in enumerate(zip(working.shape, before[::-1], after[::-1], strict=True)):
-        steps = torch.arange(-first, n + last, dtype=torch.float32)
-        outside = torch.clamp(torch.maximum(-steps, steps - (n - 1)), min=0)
-        view = [-1 if a == axis else 1 for a in range(working.dimension)]
-        fade = torch.minimum(fade, (1 - outside / margin).view(1, 1, *view))
-    return DisplacementField(spatial.warp(values, shift, padding="border") * fade, target)

@@ -15,7 +15,7 @@ from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.io.documents import to_json
 from RecurrentRegistrationLib.pipeline.inputs import Input
-from RecurrentRegistrationLib.pipeline.run import Registration, Run
+from RecurrentRegistrationLib.pipeline.run import Registration
 from RecurrentRegistrationLib.report.sequence import coarsened, write_sequence
 from RecurrentRegistrationLib.step import Step
 from RecurrentRegistrationLib.volume import Grid, Volume, write_image
@@ -132,10 +132,10 @@ def _write_picture(
     write_report(picture, path)
 
 
-def write_steps(run: Run, fixed: Grid, steps: Sequence[Step], path: Path) -> None:
+def write_steps(fixed: Grid, steps: Sequence[Step], path: Path) -> None:
     """Write the displacement after each of some steps as a sequence for 3D Slicer."""
     grid = coarsened(fixed, LONGEST)
-    fields = (run.transform_at(step).displacement_on(grid) for step in steps)
+    fields = (step.transform.displacement_on(grid) for step in steps)
     write_sequence(grid, fields, [step.index for step in steps], path)
 
 

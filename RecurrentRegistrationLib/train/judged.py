@@ -11,7 +11,7 @@ from torch import Tensor
 
 from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.layers.pyramid import shrink
-from RecurrentRegistrationLib.step import Step
+from RecurrentRegistrationLib.methods.base import Turn
 from RecurrentRegistrationLib.train.draws import exchanged
 
 Batch = dict[str, Any]
@@ -28,7 +28,7 @@ class Judged:
         own_lattice: judge on the lattice of the step's own values, to which the images are shrunk, not on the images'.
     """
 
-    def __init__(self, step: Step, batch: Batch, *, own_lattice: bool = False) -> None:
+    def __init__(self, step: Turn, batch: Batch, *, own_lattice: bool = False) -> None:
         self.step, self.batch = step, batch
         self.own_lattice = own_lattice and tuple(step.values.shape[2:]) != step.shape
 

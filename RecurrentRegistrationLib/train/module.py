@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from RecurrentRegistrationLib import methods, spatial, weights
 from RecurrentRegistrationLib.errors import InputError, is_out_of_memory
+from RecurrentRegistrationLib.methods.base import Turn
 from RecurrentRegistrationLib.metrics.overlap import dice
-from RecurrentRegistrationLib.step import Step
 from RecurrentRegistrationLib.train.draws import SIDES, exchanged
 from RecurrentRegistrationLib.train.judged import Batch, Judged
 from RecurrentRegistrationLib.train.lesson import Lesson
@@ -90,7 +90,7 @@ class Training(LightningModule):
         self.both_directions = both_directions or self.objective.paired
         self.optimisation, self.half_precision, self.seed = optimisation, half_precision, seed
 
-    def registration(self, batch: Batch) -> list[Step]:
+    def registration(self, batch: Batch) -> list[Turn]:
         """All steps of a batch's registration; in training those that are judged."""
         fixed, moving = (seen(self.method, batch[side]) for side in SIDES)
         masks = {f"{side}_mask": batch.get(f"{side}_mask") for side in SIDES}
@@ -204,7 +204,7 @@ def doubled(batch: Batch) -> Batch:
     return {key: together(batch[key], other) for key, other in exchanged(batch).items()}
 
 
-def measured(step: Step, batch: Batch) -> dict[str, float]:
+def measured(step: Turn, batch: Batch) -> dict[str, float]:
     """What tells how good a displacement is."""
     judged, found = Judged(step, batch), {}
     if "fixed_maps" in batch and judged.labels is not None:

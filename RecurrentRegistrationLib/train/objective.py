@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from RecurrentRegistrationLib.step import Step
+from RecurrentRegistrationLib.methods.base import Turn
 from RecurrentRegistrationLib.train import terms
 from RecurrentRegistrationLib.train.judged import Batch, Judged
 from RecurrentRegistrationLib.train.schedule import Curriculum, Weighting, step_weights
@@ -65,7 +65,7 @@ class Objective:
         """Whether it needs both directions in one batch."""
         return any(loss.term in terms.PAIRED for loss in self.losses)
 
-    def __call__(self, steps: Sequence[Step], batch: Batch, iteration: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, steps: Sequence[Turn], batch: Batch, iteration: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of all steps, and each term's share of it by name."""
         judged: dict[int, Judged] = {}
         parts: dict[str, Tensor] = {}

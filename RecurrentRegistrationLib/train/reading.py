@@ -17,12 +17,12 @@ from RecurrentRegistrationLib import points, spatial
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.pipeline.linear import align, named_start
 from RecurrentRegistrationLib.pipeline.preparation import (
-    PRESETS,
     Prepared,
     foreground_box,
     linear_displacement,
     prepare,
 )
+from RecurrentRegistrationLib.pipeline.presets import PRESETS
 from RecurrentRegistrationLib.train.cases import Case
 from RecurrentRegistrationLib.train.sources.series import is_frame, read_frame
 from RecurrentRegistrationLib.volume import Grid, Volume

@@ -33,8 +33,13 @@ steps in NumPy files.
 
 - `phase` with `name`: "read", "prepare", "align", "deform", "refine", "write".
 - `note` with `text`: a sentence for the user. `log` with `text`: one for the log.
-- `step` with `index`, `stage`, `planned`, `similarity` (comparable within a stage), `mean_update_mm`, `folding` (%),
-  `seconds`, `kept`, `display`. A step that is kept can be accepted and written later: about 40 of a run, the last of
+- `measure` with `name` ("correlation" or "information"), `before` (similarity of the images as their headers place
+  them) and `similarity` (of the steps so far by index): how steps are measured from here on. It comes before the first
+  step, and again where the contrasts turn out to differ.
+- `step` with `index`, `phase`, `stage`, `planned`, `similarity` (the same measure over the whole run, higher is
+  better), `best` (index of the most similar step so far), `mean_update_mm`, `folding` (%), `seconds`, `kept`,
+  `display`, and `beyond_training` where a network gets worse past the steps it was trained for. A step that is kept can
+  be accepted and written later: about 40 of a run, the last of
   each stage among them. `display` is null or has a `path` and its lattice's `size`, `spacing`, `origin`, `direction`
   (LPS, millimetres, index order i, j, k): the `.npy` file holds `[k, j, i, 3]`, the whole displacement from fixed to
   moving points there, LPS millimetres. It is complete when the event comes, and belongs to the receiver.

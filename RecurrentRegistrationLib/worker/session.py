@@ -20,7 +20,7 @@ from RecurrentRegistrationLib.io.files import complete
 from RecurrentRegistrationLib.pipeline import memory, uncertainty
 from RecurrentRegistrationLib.pipeline.inputs import Input, notice
 from RecurrentRegistrationLib.pipeline.kept_steps import History
-from RecurrentRegistrationLib.pipeline.preparation import PRESETS
+from RecurrentRegistrationLib.pipeline.presets import PRESETS
 from RecurrentRegistrationLib.pipeline.run import Options, Run, start, versions
 from RecurrentRegistrationLib.report.folder import result_folder, write_results, write_steps
 from RecurrentRegistrationLib.report.sequence import coarsened, vectors
@@ -79,7 +79,7 @@ class Session:
     ) -> Answer:
         """What the registration of these files would take, without doing it."""
         run = self._begun(_read(fixed, moving, fixed_mask, moving_mask), options)
-        return {"bytes": run.estimated_bytes(), "notes": run.notes, "steps": run.planned_steps}
+        return {"bytes": run.plan.estimated_bytes(), "notes": run.notes, "steps": run.plan.planned_steps}
 
     def register(
         self,
@@ -98,7 +98,7 @@ class Session:
             self._tell("note", text=warning)
         self._run = self._begun(inputs, options)
         self._inputs = inputs
-        return self._advance(iter(self._run), self._run.planned_steps, display)
+        return self._advance(iter(self._run), self._run.plan.planned_steps, display)
 
     def go_on(self, count: int, display: Fields | None = None) -> Answer:
         """More steps of the method."""
@@ -136,7 +136,7 @@ class Session:
             if inverse:
                 found.transform.inverse().write(temporary / "inverse.h5")
             if save_steps:
-                write_steps(run, found.grid, self._history.kept, temporary / "steps.seq.nrrd")
+                write_steps(found.grid, self._history.kept, temporary / "steps.seq.nrrd")
             names = sorted(file.name for file in temporary.iterdir())
         return {"files": [str(Path(folder).absolute() / name) for name in names], "report": report}
 
@@ -174,7 +174,7 @@ class Session:
         known = {field.name for field in dataclasses.fields(Options)}
         if unknown := set(options or {}) - known:
             raise InputError(f"There is no option '{unknown.pop()}'; there are {', '.join(sorted(known))}.")
-        volumes = {name: source.volume for name, source in inputs.items()}
+        volumes: dict[str, Any] = {name: source.volume for name, source in inputs.items()}
         self._enter("prepare")
         return start(**volumes, options=Options(**(options or {})))
 
@@ -184,15 +184,22 @@ class Session:
         shown = None if display is None else _Shown.of(display, self._inputs["fixed"].volume.grid)
         planned = len(run.steps) + count
         self._history.expect(count)
+        measured = float("nan")
         for step in steps:
+            if run.before != measured:
+                measured = run.before
+                self._tell("measure", name=run.plan.settings.measure, before=run.before, similarity=run.similarities())
             for note in run.notes[self._told :]:
                 self._tell("note", text=note)
             self._told = len(run.notes)
             self._enter(run.phase)
             kept = self._history.offer(step)
-            file = shown.write(step.index, run.transform_at(step)) if shown is not None and kept else None
+            file = shown.write(step.index, step.transform) if shown is not None and kept else None
             with self._held():
-                if self._tell("step", planned=max(planned, step.index), kept=kept, display=file, **run.steps[-1]):
+                best = None if run.best is None else run.best.index
+                if self._tell(
+                    "step", planned=max(planned, step.index), kept=kept, best=best, display=file, **run.steps[-1]
+                ):
                     self._last = step
         return {"steps": len(run.steps)}
 

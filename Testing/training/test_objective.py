@@ -8,7 +8,7 @@ from torch import Tensor
 
 from RecurrentRegistrationLib import methods, spatial
 from RecurrentRegistrationLib.errors import InputError
-from RecurrentRegistrationLib.step import Step
+from RecurrentRegistrationLib.methods.base import Turn
 from RecurrentRegistrationLib.train.judged import Judged
 from RecurrentRegistrationLib.train.module import Training, doubled, measured, seen
 from RecurrentRegistrationLib.train.objective import LossTerm, Objective
@@ -42,8 +42,8 @@ def batch(shape: tuple[int, ...] = SHAPE) -> dict:
     }
 
 
-def step(values: Tensor, index: int = 1, stage: str = "step", **attached: Tensor) -> Step:
-    return Step(index, stage, values, SHAPE, attached=attached)
+def step(values: Tensor, index: int = 1, stage: str = "step", **attached: Tensor) -> Turn:
+    return Turn(index, stage, values, SHAPE, attached=attached)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_curricula() -> None:
 
 
 def test_a_coarse_stage_is_judged_on_its_own_lattice() -> None:
-    coarse = Step(1, "1/4", torch.zeros(2, 2, 4, 5), SHAPE)
+    coarse = Turn(1, "1/4", torch.zeros(2, 2, 4, 5), SHAPE)
     judged = Judged(coarse, batch(), own_lattice=True)
     assert judged.fixed.shape == judged.warped.shape == (2, 1, 4, 5)
     assert Judged(coarse, batch()).warped.shape == (2, 1, *SHAPE)

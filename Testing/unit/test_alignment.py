@@ -9,7 +9,8 @@ from phantom import centred, head
 from scipy.spatial.transform import Rotation
 
 from RecurrentRegistrationLib.pipeline.linear import Adam, align, centre_of_mass, named_start, rotations
-from RecurrentRegistrationLib.pipeline.preparation import PRESETS, prepare
+from RecurrentRegistrationLib.pipeline.preparation import prepare
+from RecurrentRegistrationLib.pipeline.presets import PRESETS
 from RecurrentRegistrationLib.transform import Affine, Transform
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_model, save_model
 from RecurrentRegistrationLib import methods, spatial
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.methods import Card, Method
-from RecurrentRegistrationLib.step import Step
+from RecurrentRegistrationLib.methods.base import Turn
 
 SHAPES = {2: (23, 30), 3: (13, 18, 15)}  # no cube, no power of two, odd and even axes
 BRIEF = 3  # steps where they need not pass through all stages
@@ -65,7 +65,7 @@ def length(card: Card) -> int:
     return card.default_steps if card.trained else min(card.default_steps, BRIEF)
 
 
-def run(method: Method, fixed: torch.Tensor, moving: torch.Tensor, **options) -> list[Step]:
+def run(method: Method, fixed: torch.Tensor, moving: torch.Tensor, **options) -> list[Turn]:
     options.setdefault("count", length(method.card))
     return list(method.steps(fixed, moving, **options))
 
@@ -76,7 +76,7 @@ def without_graph(method: Method, fixed: torch.Tensor, moving: torch.Tensor, **o
 
 
 @functools.cache
-def awake_run(name: str, dimension: int) -> list[Step]:
+def awake_run(name: str, dimension: int) -> list[Turn]:
     """All steps of `awake` for two pairs, which several tests compare with."""
     method = awake(name, dimension)
     with torch.no_grad():
@@ -84,14 +84,14 @@ def awake_run(name: str, dimension: int) -> list[Step]:
 
 
 @functools.cache
-def untouched_run(name: str, dimension: int) -> list[Step]:
+def untouched_run(name: str, dimension: int) -> list[Turn]:
     """All steps of `untouched` for two pairs."""
     method = untouched(name, dimension)
     with torch.no_grad():
         return run(method, *pair(method.card, SHAPES[dimension], batch=2))
 
 
-def loss_of(steps: list[Step]) -> torch.Tensor:
+def loss_of(steps: list[Turn]) -> torch.Tensor:
     """A loss that no symmetry of the displacement can zero."""
     generator = torch.Generator().manual_seed(2)
     weight = torch.randn(steps[-1].displacement.shape, generator=generator)

@@ -8,9 +8,9 @@ import torch
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.layers.residual_aligner import ResidualAligner
 from RecurrentRegistrationLib.methods import ran
+from RecurrentRegistrationLib.methods.base import Turn
 from RecurrentRegistrationLib.methods.ran import MotionSeparableNetwork, Structure, on_extent
 from RecurrentRegistrationLib.metrics.separability import cell_sizes
-from RecurrentRegistrationLib.step import Step
 
 SMALL = Structure((2, 2, 1), (2, 1, 1), skips=3, first=1, encoder=(2, 4), decoder=(4, 4, 3))
 
@@ -104,7 +104,7 @@ def test_pooled_lattices_are_laid_over_the_image(shape, scale):
     )
     slopes = torch.tensor([0.1, -0.2, 0.3])[:dimension].view(1, -1, *[1] * dimension)
     values = on_extent(slopes * centres.unsqueeze(0) / scale, scale, shape)
-    step = Step(1, "", values, shape)
+    step = Turn(1, "", values, shape)
     voxels = torch.stack(torch.meshgrid(*[torch.arange(float(n)) for n in shape], indexing="ij"))
     # Outside the outermost centres the pooled lattice knows nothing: its edge values go on there.
     inside = (..., *[slice(scale + 1, None)] * dimension)

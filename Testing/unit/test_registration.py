@@ -11,11 +11,11 @@ from phantom import centred, head
 
 from RecurrentRegistrationLib import methods, weights
 from RecurrentRegistrationLib.errors import InputError, OutOfMemoryError
-from RecurrentRegistrationLib.layers.affine_map import affine_matrix
 from RecurrentRegistrationLib.methods.affine_opt import AffineOpt
+from RecurrentRegistrationLib.pipeline import Options, Registration, Run, plan, register, start
 from RecurrentRegistrationLib.pipeline import run as run_module
+from RecurrentRegistrationLib.pipeline.images import Images
 from RecurrentRegistrationLib.pipeline.kept_steps import History
-from RecurrentRegistrationLib.pipeline.run import Options, Registration, Run, register, start
 from RecurrentRegistrationLib.step import Step
 from RecurrentRegistrationLib.transform import Affine, DisplacementField, Transform
 from RecurrentRegistrationLib.volume import Grid, Volume
@@ -94,7 +94,7 @@ def test_every_step_is_a_valid_result():
     errors = []
     for step in run:
         if step.index % 15 == 0:
-            errors.append(error_mm(run.transform_at(step), points, targets))
+            errors.append(error_mm(step.transform, points, targets))
         if step.index == 116:
             break
     result = run.result()
@@ -130,27 +130,27 @@ def coarse_run(tmp_path, monkeypatch) -> tuple[Run, np.ndarray, np.ndarray]:
 
 def test_a_coarse_method_is_refined_as_finely_as_the_images_allow(tmp_path, monkeypatch):
     run, points, targets = coarse_run(tmp_path, monkeypatch)
-    coarse, last = run.grid, run.last
-    moved = run.transform_at(last).map_points(points)
+    coarse, last = run.plan.grid, run.last
+    moved = last.transform.map_points(points)
     refined = list(run.refine(40))
     stages = {step.stage.split(" ")[0] for step in refined}
     assert max(coarse.spacing) == 6.0
-    assert max(run.grid.spacing) < 2.2
-    assert np.allclose(run.grid.corners(), coarse.corners())
+    assert max(run.last.field.grid.spacing) < 2.2
+    assert np.allclose(run.last.field.grid.corners(), coarse.corners())
     assert stages == {"1/2", "full"}  # the levels between the method's lattice and the finest
     assert len(refined) == 40
-    assert np.allclose(run.transform_at(last).map_points(points), moved, atol=1e-4)  # earlier steps stay what they were
-    assert error_mm(run.result().transform, points, targets) < 0.5 * error_mm(run.transform_at(last), points, targets)
+    assert np.allclose(last.transform.map_points(points), moved, atol=1e-4)  # earlier steps stay what they were
+    assert error_mm(run.result().transform, points, targets) < 0.5 * error_mm(last.transform, points, targets)
 
 
 def test_a_coarse_method_goes_on_where_it_was_before_a_refinement(tmp_path, monkeypatch):
     run, points, _ = coarse_run(tmp_path, monkeypatch)
-    coarse, last = run.grid, run.last
+    coarse, last = run.plan.grid, run.last
     list(run.refine(4))
     run.go_back(last)
     assert len(list(run.extend(1))) == 1
-    assert run.grid == coarse
-    assert run.last.shape == coarse.shape
+    assert run.last.field.grid.shape == last.field.grid.shape
+    assert np.allclose(run.last.field.grid.corners(), coarse.corners())
     assert np.isfinite(run.result().transform.map_points(points)).all()
 
 
@@ -177,20 +177,16 @@ def test_an_affine_method_gives_an_affine_map(spacing):
     options = Options("affine-opt", initial="none", linear="none", steps=24)
     run = start(fixed, moving, options=options)
     steps = list(run)
-    assert run.grid.size != grid.size  # the working lattice does not cover the image
+    assert run.plan.grid.size != grid.size  # the working lattice does not cover the image
     for step in (steps[0], steps[-1], kept(steps[11])):
-        transform = run.transform_at(step)
+        transform = step.transform
         assert [type(part) for part in transform.parts] == [Affine]
-        corner = np.zeros(len(spacing))
-        moved = step.values.float()[(0, slice(None), *[0] * len(spacing))].numpy()
-        size = (np.array(step.shape) - 1) / (np.array(step.values.shape[2:]) - 1)
-        expected = run.grid.physical((corner + moved * size)[None, ::-1])
-        assert np.allclose(transform.map_points(run.grid.physical(corner[None])), expected, atol=0.1)
+        assert np.allclose(transform.parts[0].matrix, step.linear)
     determinant = run.result().jacobian().array
     assert determinant.std() < 1e-4
     assert determinant.mean() != pytest.approx(1, abs=0.01)
     again = start(fixed, moving, options=dataclasses.replace(options, initial=run.result().transform))
-    assert np.allclose(again._matrix, run.result().transform.simplified().parts[0].matrix)
+    assert np.allclose(again.plan.start, run.result().transform.simplified().parts[0].matrix)
 
 
 def test_around_a_deformation_the_affine_part_goes_on():
@@ -201,8 +197,7 @@ def test_around_a_deformation_the_affine_part_goes_on():
     *_, last = run
     assert last.stage.startswith("vSVF")
     corners = grid.corners()
-    matrix = run.grid.tensor_to_physical @ affine_matrix(last.affine[0], run.grid.shape) @ run.grid.physical_to_tensor
-    there = Affine(matrix).map_points(corners)
+    there = Affine(last.linear).map_points(corners)
     assert np.abs(there - corners).max() > 1
     assert np.allclose(run.result().transform.map_points(corners), there, atol=1e-3)
     list(run.refine(2))
@@ -214,8 +209,8 @@ def test_the_linear_stage_alone(linear):
     fixed, moving, _, _ = made_pair()
     run = start(fixed, moving, options=Options("none", initial="none", linear=linear))
     steps = list(run)
-    assert run.planned_steps == run_module.ALIGNED
-    assert not [step for step in steps if step.values.any()]
+    assert run.plan.planned_steps == plan.ALIGNED
+    assert not [step for step in steps if step.field.values.any()]
     result = run.result()
     assert [type(part) for part in result.transform.parts] == [Affine]
     assert result.report["method"] == "none"
@@ -269,11 +264,11 @@ def test_a_named_start_holds_without_a_linear_stage(initial):
 def test_a_small_memory_gives_a_coarser_lattice_and_says_so():
     fixed, moving, _, _ = made_pair((64, 66, 60))
     plenty = start(fixed, moving, options=FAST)
-    need = plenty.estimated_bytes()
-    for_voxels = need - run_module.FIXED_COST
+    need = plenty.plan.estimated_bytes()
+    for_voxels = need - plan.FIXED_COST
     limit = int((need - 0.3 * for_voxels) / 0.8)
     tight = start(fixed, moving, options=dataclasses.replace(FAST, memory_limit=limit))
-    assert np.prod(tight.grid.size) < np.prod(plenty.grid.size)
+    assert np.prod(tight.plan.grid.size) < np.prod(plenty.plan.grid.size)
     assert any("to fit in memory" in note for note in tight.notes)
     with pytest.raises(OutOfMemoryError, match="free memory"):
         start(fixed, moving, options=dataclasses.replace(FAST, memory_limit=2**20))
@@ -309,7 +304,7 @@ def test_unlike_contrast_turns_to_the_multimodal_preset():
     run = start(fixed, other, options=Options(initial="none", linear="rigid"))
     for _ in run:
         pass
-    assert run.preset == "multimodal"
+    assert run.plan.preset == "multimodal"
     assert error_mm(run.result().transform, points, targets) < error_mm(Transform((), 3), points, targets)
 
 
@@ -334,7 +329,7 @@ def test_memory_running_out_is_told_in_one_sentence(monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
 
-    run = Run(fixed, moving, None, None, FAST)
+    run = Run(Images(fixed, moving), FAST)
     monkeypatch.setattr(run_module, "align", fail)
     with pytest.raises(OutOfMemoryError, match="not enough memory"):
         list(run)

@@ -1,74 +1,70 @@
-"""What a step tells about itself."""
+"""What a step tells about itself: the map that it stands for, whole."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 
+import numpy as np
 import pytest
 import torch
-from geometry import smooth_displacement
+from geometry import GRIDS, smooth_displacement
 
-from RecurrentRegistrationLib import spatial
-from RecurrentRegistrationLib.step import Step
+from RecurrentRegistrationLib.step import Step, faded_out
+from RecurrentRegistrationLib.transform import Affine, DisplacementField, Transform
+from RecurrentRegistrationLib.volume import Grid
 
 
-def shift(shape, voxels) -> torch.Tensor:
-    return torch.tensor(voxels).view(1, -1, *[1] * len(shape)).expand(1, len(shape), *shape).contiguous()
+def step_of(field: DisplacementField, linear: np.ndarray, domain: Grid) -> Step:
+    return Step(1, "deform", "full res 1/1", field, linear, domain, similarity=0.5)
+
+
+def turned(d: int) -> np.ndarray:
+    """A map that turns, stretches and moves."""
+    matrix = np.eye(d + 1)
+    matrix[:2, :2] = [[0.9, -0.2], [0.25, 1.1]]
+    matrix[:d, d] = np.arange(d) * 7 - 3
+    return matrix
 
 
 def test_a_step_does_not_change():
-    step = Step(1, "affine 1/2", shift((3, 4), [0.0, 0.0]), (3, 4))
+    grid = Grid.regular((3, 4))
+    step = step_of(DisplacementField.zero(grid), np.eye(3), grid)
     with pytest.raises(dataclasses.FrozenInstanceError):
         step.index = 2
 
 
-def test_a_coarse_displacement_is_given_on_the_working_lattice():
-    coarse = smooth_displacement((5, 4, 3), 1.0)
-    step = Step(1, "1/2 res 1/1", coarse, (9, 7, 5))
-    assert torch.equal(step.displacement, spatial.resize_displacement(coarse, (9, 7, 5)))
-    assert step.displacement is step.displacement
+@pytest.mark.parametrize("name", ["oblique", "permuted", "left-handed oblique", "2D left-handed"])
+def test_the_transform_is_the_deformation_and_then_the_linear_map(name):
+    d = len(GRIDS[name].cosines)
+    own = Grid((9, 8, 7)[:d], (2.0, 1.5, 3.0)[:d], (5.0, -40.0, 12.0)[:d], tuple(np.ravel(GRIDS[name].cosines)))
+    field = DisplacementField(smooth_displacement(own.shape, 1.0), own)
+    step = step_of(field, turned(d), own)
+    points = own.physical(np.random.default_rng(0).uniform(1, np.array(own.size) - 2, (40, d)))
+    expected = Affine(turned(d)).map_points(field.map_points(points))
+    assert np.allclose(step.transform.map_points(points), expected, atol=1e-3)
 
 
-def test_similarity_is_measured_once_and_only_when_asked():
-    asked = []
-
-    def measure(step):
-        asked.append(step.displacement.shape)
-        return 0.5
-
-    step = Step(1, "", shift((3, 3), [0.0, 0.0]), (5, 5), measure=measure)
-    assert asked == []
-    assert (step.similarity, step.similarity) == (0.5, 0.5)
-    assert asked == [(1, 2, 5, 5)]
-    assert math.isnan(Step(1, "", shift((3, 3), [0.0, 0.0]), (3, 3)).similarity)
+def test_without_a_deformation_the_transform_is_linear():
+    grid = Grid.regular((4, 5, 6))
+    transform = step_of(DisplacementField.zero(grid), turned(3), grid).transform
+    assert [type(part) for part in transform.parts] == [Affine]
 
 
-def test_what_the_maker_knows_of_the_update_is_believed():
-    assert Step(1, "", shift((3, 4), [3.0, 4.0]), (3, 4), moved=0.25).mean_update == 0.25
+def test_a_deformation_fades_around_its_grid_and_ends_with_the_domain():
+    domain = Grid.regular((60, 60))
+    own = domain.cropped((25, 25), (10, 10))
+    values = torch.full((1, 2, 10, 10), 2.0)
+    faded = faded_out(DisplacementField(values, own), domain)
+    far, near = Transform((faded,)), own.physical([[5, 5], [-2, 5], [-9, 5]])
+    moved = far.map_points(near) - near
+    assert np.allclose(moved[0], 2, atol=1e-5)
+    assert 1 < moved[1][0] < 2
+    assert np.allclose(moved[2], 0, atol=1e-5)
+    assert (far.jacobian_determinant(domain) > 0).all()
 
 
-def test_folding_is_in_per_cent():
-    values = torch.zeros(1, 2, 6, 8)
-    values[:, 1, :, 4:] = -3
-    assert Step(1, "", values, (6, 8)).folding == pytest.approx(25)
-
-
-def test_mean_update_is_in_voxels_of_the_working_lattice():
-    first = Step(1, "", shift((3, 4), [3.0, 4.0]), (3, 4))
-    assert first.mean_update == pytest.approx(5)
-    second = Step(2, "", shift((3, 4), [3.0, 5.0]), (3, 4), previous=first.values)
-    assert second.mean_update == pytest.approx(1)
-
-
-@pytest.mark.parametrize("coarse", [(5, 4, 3), (1, 4, 3)])
-def test_mean_update_of_a_coarse_step_is_that_of_its_displacement(coarse):
-    values = shift(coarse, [1.0, 2.0, 3.0])
-    step = Step(1, "", values, (9, 7, 5))
-    assert step.mean_update == pytest.approx(step.displacement.norm(dim=1).mean().item())
-
-
-def test_a_finer_step_compares_with_the_coarser_one():
-    coarse = Step(1, "", smooth_displacement((5, 4), 1.0), (9, 7))
-    fine = Step(2, "", coarse.displacement + 0.6, (9, 7), previous=coarse.values)
-    assert fine.mean_update == pytest.approx(0.6 * math.sqrt(2), rel=1e-4)
+def test_a_record_tells_of_landmarks_only_where_there_are_any():
+    grid = Grid.regular((3, 4))
+    step = step_of(DisplacementField.zero(grid), np.eye(3), grid)
+    assert "landmark_error_mm" not in step.record()
+    assert dataclasses.replace(step, landmark_error=1.5).record()["landmark_error_mm"] == 1.5

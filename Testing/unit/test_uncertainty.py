@@ -48,11 +48,11 @@ def test_spread_equals_numpys_variance():
 
 
 def test_steps_that_agree_leave_no_uncertainty(finished):
-    run, kept = finished
-    one = uncertainty.of_steps(run, [kept[-1]] * 3, GRID)
+    _, kept = finished
+    one = uncertainty.of_steps([kept[-1]] * 3, GRID)
     assert one.array.max() == 0
     assert one.grid == GRID
-    several = uncertainty.of_steps(run, kept, GRID)
+    several = uncertainty.of_steps(kept, GRID)
     assert several.array.shape == (1, 40, 36)
     assert 0 < several.array.mean() < 4
 
@@ -64,7 +64,7 @@ def test_there_and_back(finished, images):
     assert kind == "inverse"
     start = Transform((Affine(np.eye(3)),))
     swapped = {"fixed": images["moving"], "moving": images["fixed"]}
-    back = pipeline.register(**swapped, options=dataclasses.replace(run.options, initial=start))
+    back = pipeline.register(**swapped, options=dataclasses.replace(run.plan.options, initial=start))
     points = GRID.physical(np.array([[18, 20], [10, 25]]))
     returned = back.transform.map_points(run.result().transform.map_points(points))
     expected = np.linalg.norm(returned - points, axis=1)

@@ -12,7 +12,7 @@ from phantom import centred, head
 
 from RecurrentRegistrationLib import methods, pipeline, weights
 from RecurrentRegistrationLib.errors import InputError
-from RecurrentRegistrationLib.pipeline.preparation import PRESETS, Preset
+from RecurrentRegistrationLib.pipeline.presets import PRESETS, Preset
 from RecurrentRegistrationLib.pipeline.run import Options
 from RecurrentRegistrationLib.weights import write as write_weights
 
@@ -76,7 +76,7 @@ def notes_of(**options) -> tuple[pipeline.Run, str]:
     return run, " ".join(run.notes)
 
 
-@pytest.mark.parametrize("how", [{"method": "riir"}, {"weights": "phantom-riir"}])
+@pytest.mark.parametrize("how", [{"method": "riir", "weights": "phantom-riir"}, {"weights": "phantom-riir"}])
 def test_a_registration_takes_the_weights_and_says_so(shelf, how):
     run, notes = notes_of(**how)
     assert "Weights: phantom-riir, trained on phantoms. For: Phantoms with phantoms." in notes
@@ -84,36 +84,36 @@ def test_a_registration_takes_the_weights_and_says_so(shelf, how):
     file = shelf / "phantom-riir" / weights.WEIGHTS
     by_file, _ = notes_of(method="riir", weights=file, method_options=dict(model().options))
     (*_, last), (*_, expected) = run, by_file
-    assert expected.displacement.abs().max() > 0.01
-    assert torch.equal(last.displacement, expected.displacement)
+    assert expected.field.values.abs().max() > 0.01
+    assert torch.equal(last.field.values, expected.field.values)
 
 
 def test_a_registration_works_as_the_weights_were_trained(shelf):
     weights.save(model(spacing=4.0, steps=3), trained(model()))
-    run, _ = notes_of(method="riir")
-    assert run.grid.spacing == pytest.approx((4.0, 4.0), rel=0.1)
-    assert len(list(run)) == run.planned_steps == 3
-    asked, _ = notes_of(method="riir", spacing=3.0, steps=2)
-    assert asked.grid.spacing == pytest.approx((3.0, 3.0), rel=0.1)
-    assert len(list(asked)) == asked.planned_steps == 2
+    run, _ = notes_of(weights="phantom-riir")
+    assert run.plan.grid.spacing == pytest.approx((4.0, 4.0), rel=0.1)
+    assert len(list(run)) == run.plan.planned_steps == 3
+    asked, _ = notes_of(weights="phantom-riir", spacing=3.0, steps=2)
+    assert asked.plan.grid.spacing == pytest.approx((3.0, 3.0), rel=0.1)
+    assert len(list(asked)) == asked.plan.planned_steps == 2
 
 
 def test_a_preset_brings_its_weights_where_the_method_is_left_open(shelf, monkeypatch):
     monkeypatch.setitem(PRESETS, "phantoms", Preset("phantoms", weights="phantom-riir"))
     run, notes = notes_of(preset="phantoms")
-    assert run.model == weights.find("phantom-riir")
-    assert run.method.card.name == "riir"
+    assert run.plan.model == weights.find("phantom-riir")
+    assert run.plan.method.card.name == "riir"
     assert "Weights: phantom-riir" in notes
     chosen, _ = notes_of(preset="phantoms", method="refine")
-    assert chosen.model is None
-    assert chosen.method.card.name == "refine"
+    assert chosen.plan.model is None
+    assert chosen.plan.method.card.name == "refine"
 
 
 def test_a_preset_does_without_weights_that_are_not_there(shelf, monkeypatch):
     monkeypatch.setitem(PRESETS, "phantoms", Preset("phantoms", weights="deleted"))
     run, notes = notes_of(preset="phantoms")
-    assert run.model is None
-    assert run.method.card.name == "refine"
+    assert run.plan.model is None
+    assert run.plan.method.card.name == "refine"
     assert f"The weights 'deleted' are not in {shelf}" in notes
 
 
@@ -129,7 +129,7 @@ def test_other_options_than_the_weights_leave_the_method_untrained(shelf):
     with pytest.raises(InputError, match="'riir' has no weights here: give some, or train it"):
         notes_of(method="riir", method_options={"width": 2})
     run, notes = notes_of(method="riir", method_options={"width": 2}, untrained=True)
-    assert run.model is None
+    assert run.plan.model is None
     assert "untrained" in notes
 
 
@@ -138,8 +138,8 @@ def test_a_file_of_weights_is_read_with_its_card(shelf):
     by_name, _ = notes_of(weights="phantom-riir")
     by_file, notes = notes_of(weights=shelf / "phantom-riir" / weights.WEIGHTS)
     (*_, expected), (*_, found) = by_name, by_file
-    assert (by_file.method.card.name, by_file.planned_steps) == ("riir", 3)
-    assert torch.equal(found.displacement, expected.displacement)
+    assert (by_file.plan.method.card.name, by_file.plan.planned_steps) == ("riir", 3)
+    assert torch.equal(found.field.values, expected.field.values)
     assert "Weights: phantom-riir" in notes
 
 
@@ -148,10 +148,10 @@ def test_a_file_of_a_training_is_read_with_its_description(tmp_path):
     file = tmp_path / "model.safetensors"
     write_weights(trained(model()), file, description | {"spacing": [4.0, 4.0], "seed": 3})
     run, notes = notes_of(weights=file)
-    assert (run.method.card.name, run.planned_steps) == ("riir", 3)
-    assert run.grid.spacing == pytest.approx((4.0, 4.0), rel=0.1)
+    assert (run.plan.method.card.name, run.plan.planned_steps) == ("riir", 3)
+    assert run.plan.grid.spacing == pytest.approx((4.0, 4.0), rel=0.1)
     assert f"Weights: {file}." in notes
-    assert list(run)[-1].displacement.abs().max() > 0.01
+    assert list(run)[-1].field.values.abs().max() > 0.01
     with pytest.raises(InputError, match="for the method 'riir'"):
         notes_of(method="gradirn", weights=file)
     file.with_suffix(".json").write_text("[]", encoding="utf-8")
@@ -179,7 +179,7 @@ def test_a_file_of_weights_alone_needs_a_method(shelf, tmp_path_factory):
 def test_weights_are_also_named_by_their_folder(shelf):
     by_name, _ = notes_of(weights="phantom-riir")
     by_folder, _ = notes_of(weights=shelf / "phantom-riir")
-    assert by_folder.model == by_name.model
+    assert by_folder.plan.model == by_name.plan.model
 
 
 def test_weights_that_are_not_there_are_listed_with_their_place(shelf):

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.pipeline.kept_steps import History
 from RecurrentRegistrationLib.step import Step
+from RecurrentRegistrationLib.transform import DisplacementField
+from RecurrentRegistrationLib.volume import Grid
 
 
 def made(index: int, stage: str = "one") -> Step:
     """A step with nothing but its number."""
-    return Step(index=index, stage=stage, values=torch.full((1, 2, 1, 1), float(index)), shape=(1, 1))
+    grid = Grid.regular((1, 1))
+    field = DisplacementField(torch.full((1, 2, 1, 1), float(index)), grid)
+    return Step(index, "deform", stage, field, np.eye(3), grid, similarity=0.5)
 
 
 def went_on(history: History, count: int) -> None:
@@ -49,6 +54,6 @@ def test_whoever_goes_on_and_on_keeps_less_and_less() -> None:
 def test_what_was_not_kept_is_said() -> None:
     history = History()
     went_on(history, 80)
-    assert history.step(80).values.tolist() == [[[[80.0]], [[80.0]]]]
+    assert history.step(80).field.values.tolist() == [[[[80.0]], [[80.0]]]]
     with pytest.raises(InputError, match="Step 3 is not at hand"):
         history.step(3)

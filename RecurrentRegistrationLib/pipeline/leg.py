@@ -1,0 +1,60 @@
+"""`Leg`: a method at work between two decisions, on one grid and behind one linear map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from RecurrentRegistrationLib import spatial
+from RecurrentRegistrationLib.layers.affine_map import affine_matrix
+from RecurrentRegistrationLib.methods.base import Method
+from RecurrentRegistrationLib.pipeline.preparation import Prepared, as_asked
+from RecurrentRegistrationLib.transform import DisplacementField
+from RecurrentRegistrationLib.volume import Grid
+
+
+@dataclass(frozen=True)
+class Leg:
+    """What a method works on from its first step on; with a `state` it is where the method goes on from.
+
+    Attributes:
+        method: on the device, in evaluation.
+        grid: the working grid.
+        linear: from fixed to moving points, LPS millimetres; it follows the method's field.
+        phase: "deform" or "refine".
+        trained_steps: how many steps the method was trained for; None where it was not.
+        made: how many steps it has made.
+        state: the method's own, after the last of them.
+    """
+
+    method: Method
+    grid: Grid
+    linear: np.ndarray
+    phase: str
+    trained_steps: int | None = None
+    made: int = 0
+    state: Any = None
+
+    def pair(self, fixed: Prepared, moving: Prepared) -> tuple[Prepared, Prepared]:
+        """Both images on the grid, with intensities as the method asks."""
+        asked = self.method.card.intensities
+        return as_asked(fixed.onto(self.grid), asked), as_asked(moving.onto(self.grid, self.linear), asked)
+
+    def placed(self, turn: Any) -> tuple[DisplacementField, np.ndarray]:
+        """A turn of the method in physical space: its deformation on its own grid, and the linear map that follows.
+
+        An affine part of the displacement goes on beyond the grid, so it becomes part of the linear map.
+        """
+        values, grid = turn.values.float(), self.grid
+        if turn.affine is None:
+            return DisplacementField(values, grid.through(values.shape[2:])), self.linear
+        affine = affine_matrix(turn.affine[0], grid.shape)
+        linear = self.linear @ grid.tensor_to_physical @ affine @ grid.physical_to_tensor
+        least = 1e-3 * max(1.0, float(values.abs().max()))  # of a voxel: what rounding leaves of an affine map
+        values = spatial.follow_linear(spatial.resize_displacement(values, grid.shape), np.linalg.inv(affine))
+        if float(values.abs().max()) <= least:
+            values = torch.zeros_like(values)
+        return DisplacementField(values, grid), linear

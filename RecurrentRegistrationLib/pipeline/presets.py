@@ -1,0 +1,56 @@
+"""Presets: how intensities are made comparable, what compares them, and what registers where that is left open."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from RecurrentRegistrationLib.errors import InputError
+
+SOFT_TISSUE = (-300.0, 500.0)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What is known of a kind of images.
+
+    Attributes:
+        summary: what it is for.
+        window: Hounsfield limits for CT images; None for percentiles.
+        measure: what compares the images at every step: a name of `comparison.MEASURES`.
+        refine: options of `methods.refine.Refine`.
+        weights: a name of `weights.models()` that does better there than registering without training; None for none.
+    """
+
+    summary: str
+    window: tuple[float, float] | None = None
+    measure: str = "correlation"
+    refine: Mapping[str, Any] = field(default_factory=dict)
+    weights: str | None = None
+
+
+STIFF = {
+    "similarity": "mind",
+    "scales": (2, 1),
+    "iterations": (40, 20),
+    "gradient_smoothing": 2.0,
+    "field_smoothing": 2.0,
+    "damping": 2.0,
+}
+PRESETS = {
+    "mr": Preset("MR with MR of the same contrast, and any images without fixed units"),
+    "mr-hippocampus": Preset("MR with MR of hippocampi, cropped: trained weights", weights="hippocampus-rwcnet"),
+    "ct": Preset("CT with CT: soft tissue and bone", window=SOFT_TISSUE),
+    "ct-lung": Preset("CT with CT: lungs", window=(-1000.0, 200.0)),
+    "multimodal": Preset(
+        "images of unlike contrast: CT with MR, T1 with T2, FLAIR, PD or EPI", measure="information", refine=STIFF
+    ),
+}
+
+
+def preset(name: str) -> Preset:
+    """The preset of a name. Raises InputError where there is none."""
+    if name not in PRESETS:
+        raise InputError(f"There is no preset '{name}'; choose auto or one of {', '.join(PRESETS)}.")
+    return PRESETS[name]
