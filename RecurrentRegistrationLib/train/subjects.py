@@ -17,7 +17,8 @@ from torch.utils.data import Dataset
 
 from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.errors import InputError
-from RecurrentRegistrationLib.pipeline.preparation import PRESETS, antialiased, linear_displacement, prepare
+from RecurrentRegistrationLib.pipeline.preparation import antialiased, linear_displacement, prepare
+from RecurrentRegistrationLib.pipeline.presets import PRESETS
 from RecurrentRegistrationLib.train.appearance import Scanner
 from RecurrentRegistrationLib.train.cases import PARTS, TEST, TRAIN, VALIDATION, Case
 from RecurrentRegistrationLib.train.data import PairData, check_count

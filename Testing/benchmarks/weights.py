@@ -125,7 +125,7 @@ def weighted(case: Case, model: weights.Model, refine: int, extra: int) -> tuple
     if run.method.card.recurrent:
         run.go_back(made[-1])
         made += run.extend(extra)
-    return plain, refined, [overlap(run.transform_at(step), case) for step in made[last_linear:]]
+    return plain, refined, [overlap(step.transform, case) for step in made[last_linear:]]
 
 
 def syn(case: Case, python: Path, modality: str) -> Result:
