@@ -258,7 +258,7 @@ def test_a_gradient_through_the_last_steps_is_that_of_a_recurrence_that_begins_t
         *_, third = training.method.steps(*images, count=3)
     again = list(training.method.steps(*images, count=2, state=third.state))
 
-    def slopes(steps: list[Step]) -> list[Tensor]:
+    def slopes(steps: list[Turn]) -> list[Tensor]:
         training.zero_grad()
         training.objective(steps, pair)[0].backward()
         return [p.grad.clone() for p in training.method.parameters() if p.grad is not None]
