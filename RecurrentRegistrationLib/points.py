@@ -1,4 +1,4 @@
-"""Landmarks in files: `.fcsv` and `.mrk.json` of 3D Slicer, `.csv`, and the `.txt` of elastix.
+"""Landmarks in files: `.fcsv` and `.mrk.json` of 3D Slicer, `.csv`, the `.txt` of elastix, and legacy `.vtk`.
 
 In memory every position is a physical point in LPS millimetres. Where a file says which system it uses, it is believed;
 where it does not, `.fcsv` is RAS (as Slicer wrote it before version 4.11) and the others are LPS.
@@ -53,7 +53,7 @@ def read_points(path: str | Path, grid: Grid | None = None) -> Points:
     """Read landmarks.
 
     Args:
-        path: `.fcsv`, `.mrk.json` or `.json`, `.csv`, or `.txt` (elastix).
+        path: `.fcsv`, `.mrk.json` or `.json`, `.csv`, `.txt` (elastix), or `.vtk` (legacy, ASCII).
         grid: lattice of the image they lie in; needed where the file holds voxel indices.
 
     Raises:
@@ -170,6 +170,20 @@ def _read_elastix(text: str) -> Table:
     return values, [str(n + 1) for n in range(len(values))], {"point": "LPS", "index": "IJK"}[kind.lower()]
 
 
+def _read_vtk(text: str) -> Table:
+    _, _, form, _, *rest = text.split("\n", 4)
+    if form.strip().upper() != "ASCII":
+        raise ValueError("binary points")
+    words = rest[0].split()
+    first = words.index("POINTS")
+    count = int(words[first + 1])
+    values = [float(word) for word in words[first + 3 : first + 3 + 3 * count]]
+    rows = [values[n : n + 3] for n in range(0, len(values), 3)]
+    if len(values) != 3 * count:
+        raise ValueError("fewer points than announced")
+    return rows, [str(n + 1) for n in range(count)], "LPS"
+
+
 def _is_number(text: str) -> bool:
     try:
         return math.isfinite(float(text))
@@ -227,6 +241,7 @@ _READERS: dict[str, Callable[[str], Table]] = {
     ".json": _read_markups,
     ".csv": _read_csv,
     ".txt": _read_elastix,
+    ".vtk": _read_vtk,
 }
 _WRITERS: dict[str, Callable[[Points], str]] = {
     ".fcsv": _write_fcsv,

@@ -18,7 +18,7 @@ Chain = Annotated[
 
 def points(
     landmarks: Annotated[
-        Path, typer.Argument(metavar="POINTS", help="Landmarks: .fcsv, .mrk.json, .csv or elastix .txt.")
+        Path, typer.Argument(metavar="POINTS", help="Landmarks: .fcsv, .mrk.json, .csv, elastix .txt or .vtk.")
     ],
     transforms: Chain,
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write; its ending names the format.")],

@@ -23,6 +23,19 @@ def test_written_points_are_read_back_exactly(tmp_path, ending):
     assert back.labels == (("1", "2") if ending == ".txt" else POINTS.labels)
 
 
+def test_legacy_vtk_points_are_read_over_any_line_breaks(tmp_path):
+    file = tmp_path / "points.vtk"
+    head = "# vtk DataFile Version 3.0\nvtk output\n{}\nDATASET POLYDATA\nPOINTS {} float\n"
+    file.write_text(head.format("ASCII", 2) + "1.5 -2.25 3 -10\n20.125 0.5 \n\nVERTICES 2 4\n1 0\n1 1\n")
+    points = read_points(file)
+    assert points.positions.tolist() == [[1.5, -2.25, 3.0], [-10.0, 20.125, 0.5]]
+    assert points.labels == ("1", "2")
+    for text in (head.format("BINARY", 1) + "1 2 3", head.format("ASCII", 3) + "1 2 3"):
+        file.write_text(text)
+        with pytest.raises(InputError, match="cannot be read as landmarks"):
+            read_points(file)
+
+
 @pytest.mark.parametrize("ending", [".csv", ".txt"])
 def test_points_of_two_dimensions(tmp_path, ending):
     flat = POINTS.in_dimension(2)
@@ -97,7 +110,7 @@ def test_elastix_indices_are_placed_by_the_image(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("points.vtk", "", "ends in neither"),
+        ("points.ply", "", "ends in neither"),
         ("points.txt", "point\n3\n1 2 3\n", "damaged"),
         ("points.txt", "1 2 3\n", "damaged"),
         ("points.csv", "a,b\n1,2\n", "damaged"),
