@@ -1,4 +1,4 @@
-"""Fused CPU kernels for the three things a registration spends its time on: warp, smoothing, local correlation.
+"""Fused CPU kernels for what a registration spends its time on: warp, local correlation, Jacobian determinant.
 
 They need numba (extra `fast`) and a float32 volume `[B, C, Z, Y, X]` on the CPU; callers ask `can_*` first and
 otherwise use torch, which gives the same values. Each kernel reads its inputs once and writes its output once.
@@ -51,14 +51,10 @@ def can_warp(image: Tensor, displacement: Tensor) -> bool:
     return is_volume(image, displacement)
 
 
-def can_smooth(image: Tensor) -> bool:
-    """Whether `smooth` serves this tensor (it has no derivative of its own)."""
-    return is_volume(image) and not (image.requires_grad and torch.is_grad_enabled())
-
-
 def can_differentiate(displacement: Tensor) -> bool:
     """Whether `jacobian_determinant` serves this tensor (it has no derivative of its own)."""
-    return can_smooth(displacement) and displacement.shape[1] == 3 and min(displacement.shape[2:]) > 1
+    tracked = displacement.requires_grad and torch.is_grad_enabled()
+    return is_volume(displacement) and not tracked and displacement.shape[1] == 3 and min(displacement.shape[2:]) > 1
 
 
 def can_correlate(fixed: Tensor, warped: Tensor) -> bool:
@@ -104,15 +100,6 @@ def warp_gradient(image: Tensor, displacement: Tensor, grad: Tensor, padding: st
         arrays = array(image[b]), array(displacement[b]), array(grad[b])
         run(_warp_gradient, *arrays, padding == "border", gradient[b].numpy())
     return gradient
-
-
-def smooth(image: Tensor, taps: list[Tensor]) -> Tensor:
-    """Separable odd filters, one for each axis, edges repeated: `[B, C, Z, Y, X]`."""
-    smoothed = torch.empty_like(image, memory_format=torch.contiguous_format)
-    filters = [t.to(torch.float32).numpy() for t in taps]
-    for b in range(image.shape[0]):
-        run(_smooth, array(image[b]), *filters, smoothed[b].numpy())
-    return smoothed
 
 
 def jacobian_determinant(displacement: Tensor) -> Tensor:
@@ -276,49 +263,6 @@ if numba is not None:
                     gradient[0, k, j, i] = gz * iz
                     gradient[1, k, j, i] = gy * iy
                     gradient[2, k, j, i] = gx * ix
-
-    @inline
-    def _filter_row(row, taps, out):
-        """One row filtered with its edges repeated."""
-        n, r = row.shape[0], taps.shape[0] // 2
-        if r == 0:
-            for i in range(n):
-                out[i] = row[i] * taps[0]
-            return
-        for i in range(n):
-            out[i] = np.float32(0)
-        for t in range(-r, r + 1):
-            a = taps[t + r]
-            low, high = max(0, -t), min(n, n - t)
-            for i in range(min(low, n)):
-                out[i] += a * row[0]
-            for i in range(low, high):
-                out[i] += a * row[i + t]
-            for i in range(max(high, 0), n):
-                out[i] += a * row[n - 1]
-
-    @kernel
-    def _smooth(image, tz, ty, tx, smoothed):
-        C, Z, Y, X = image.shape
-        rz, ry = tz.shape[0] // 2, ty.shape[0] // 2
-        for n in prange(C * Z):
-            c, k = n // Z, n % Z
-            plane = np.zeros((Y, X), np.float32)
-            row = np.empty(X, np.float32)
-            for t in range(-rz, rz + 1):
-                a = tz[t + rz]
-                source = image[c, min(max(k + t, 0), Z - 1)]
-                for j in range(Y):
-                    for i in range(X):
-                        plane[j, i] += a * source[j, i]
-            for j in range(Y):
-                row[:] = 0
-                for t in range(-ry, ry + 1):
-                    a = ty[t + ry]
-                    source_row = plane[min(max(j + t, 0), Y - 1)]
-                    for i in range(X):
-                        row[i] += a * source_row[i]
-                _filter_row(row, tx, smoothed[c, k, j])
 
     @inline
     def _neighbours(position, size):

@@ -105,21 +105,6 @@ class TestWarp:
         assert not volumes.can_warp(volume.to("meta"), field.to("meta"))
 
 
-class TestSmooth:
-    @shapes
-    @pytest.mark.parametrize("sigma", [0.5, (0.0, 1.2, 0.7), 4.0])
-    def test_is_torchs(self, shape, sigma, by_torch):
-        image = random(2, 3, *shape)
-        found = spatial.gaussian_smooth(image, sigma)
-        assert torch.allclose(found, by_torch(spatial.gaussian_smooth, image, sigma), atol=1e-5)
-
-    def test_leaves_derivatives_to_torch(self):
-        image = random(1, 1, 4, 4, 4).requires_grad_()
-        assert not volumes.can_smooth(image)
-        with torch.no_grad():
-            assert volumes.can_smooth(image)
-
-
 class TestJacobian:
     @pytest.mark.parametrize("shape", [(5, 8, 6), (2, 2, 2), (1, 7, 9)], ids=str)
     def test_is_torchs(self, shape, by_torch):
@@ -221,7 +206,6 @@ class TestWithout:
         module = self.load(monkeypatch)
         volume = random(1, 1, 2, 2, 2)
         assert not module.can_warp(volume, volume.expand(1, 3, 2, 2, 2))
-        assert not module.can_smooth(volume)
         assert not module.can_correlate(volume, volume)
 
     def test_a_forked_process_does_without(self, monkeypatch):
