@@ -163,12 +163,22 @@ class RecurrentRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
         parameters = self.logic.getParameterNode()
         if self._panel.parameters is None or self._panel.parameters.parameterNode is not parameters.parameterNode:
             self.setParameterNode(parameters)
-        volumes = [n for n in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if not n.GetHideFromEditors()]
-        volumes = [node for node in volumes if node.GetClassName() == "vtkMRMLScalarVolumeNode"]
-        if parameters.fixedVolume is None and parameters.movingVolume is None and len(volumes) == 2:
-            parameters.fixedVolume, parameters.movingVolume = volumes
+        self._offered = None
+        self.chooseVolumes()
         self.logic.adoptLatest()
         self.update()
+
+    def chooseVolumes(self):
+        """Choose the first two volumes of the scene where none is chosen; again only when others are there."""
+        parameters = self._panel.parameters
+        volumes = [n for n in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if not n.GetHideFromEditors()]
+        volumes = [node for node in volumes if node.GetClassName() == "vtkMRMLScalarVolumeNode"]
+        offered = [node.GetID() for node in volumes]
+        if parameters is None or offered == self._offered:
+            return
+        self._offered = offered
+        if parameters.fixedVolume is None and parameters.movingVolume is None and len(volumes) == 2:
+            parameters.fixedVolume, parameters.movingVolume = volumes
 
     def setParameterNode(self, parameters):
         """Bind these parameters to the widgets, and none that were bound before."""
@@ -208,7 +218,9 @@ class RecurrentRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMi
             self._steps.showStep()
             self._run.showProgress()
         elif self._entered:  # nodes change without a word: a transform is hardened, a landmark is set
+            self.chooseVolumes()
             self._run.update()
+            self._steps.update()
 
     def onEvent(self, event):
         """News of the worker."""

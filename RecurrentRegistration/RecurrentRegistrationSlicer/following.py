@@ -73,6 +73,7 @@ class Following(Requests):
             if event["command"] == "accept":
                 return
             run.state, run.error = "done" if kind == "done" else "stopped", ""
+            run.stoppedIn = run.phase if kind == "cancelled" else ""
             run.phase, run.canContinue = "", run.made > 0
         elif kind in ("error", "ended"):
             run.state, run.phase, run.error = "failed", "", event["text"]

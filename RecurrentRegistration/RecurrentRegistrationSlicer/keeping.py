@@ -141,8 +141,9 @@ class Keeping(Following):
             accepted = run.kept("result") is not None  # also by another logic
             if run.node.GetScene() is None:  # without it, nothing of what the run has made can be found
                 slicer.mrmlScene.AddNode(run.node)
+            deleted = not run.isComplete
             (self._release if accepted else self._takeBack)(run)
-            self._tell("removed", run=run, accepted=accepted, closed=False)
+            self._tell("removed", run=run, accepted=accepted, closed=False, deleted=deleted)
 
     def _incomplete(self) -> Run | None:
         runs = {run.node.GetID(): run for run in self.runs()} | self._known
@@ -156,7 +157,7 @@ class Keeping(Following):
         for each in list(self._known.values()):
             self._forget(each)
         if run is not None:
-            self._tell("removed", run=run, accepted=False, closed=True)
+            self._tell("removed", run=run, accepted=False, closed=True, deleted=False)
 
 
 def _isDeformedByAnother(run: Run) -> bool:

@@ -84,6 +84,8 @@ def removeNode(node: Any) -> None:
     belongings = []
     if node.IsA("vtkMRMLDisplayableNode"):
         belongings += [node.GetNthDisplayNode(n) for n in range(node.GetNumberOfDisplayNodes())]
+    if node.IsA("vtkMRMLTransformNode"):  # the display node of a transform makes colours for itself alone
+        belongings += [shown.GetColorNode() for shown in belongings if shown is not None]
     if node.IsA("vtkMRMLStorableNode"):
         belongings += [node.GetNthStorageNode(n) for n in range(node.GetNumberOfStorageNodes())]
     slicer.mrmlScene.RemoveNode(node)

@@ -133,6 +133,7 @@ class Run:
         elapsed: seconds the worker has worked for it.
         error: one sentence where the state is "failed".
         canContinue: whether the worker still holds it.
+        stoppedIn: the phase in which it was stopped; "" where it was not.
         folder: its files; gone with the run.
     """
 
@@ -140,7 +141,7 @@ class Run:
         self.node, self.folder = node, folder
         self.state, self.phase, self.error = "restored", "", ""
         self.planned, self.elapsed = 0, 0.0
-        self.canContinue = False
+        self.canContinue, self.stoppedIn = False, ""
         self.result = self._storedResult()
 
     @classmethod
@@ -275,6 +276,11 @@ class Run:
     def canAccept(self) -> bool:
         """Whether there is a step to accept."""
         return self.isComplete and len(self.keptSteps) > 1
+
+    @property
+    def canExtend(self) -> bool:
+        """Whether the worker can make more steps: there is nothing to continue before the deformation has begun."""
+        return self.canContinue and self.stoppedIn not in ("read", "prepare", "align")
 
     @property
     def isRunning(self) -> bool:

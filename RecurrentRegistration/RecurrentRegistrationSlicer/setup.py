@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -18,6 +19,8 @@ from RecurrentRegistrationSlicer.process import libraryFolder
 
 TORCH = ">=2.4"
 PACKAGES = {"skimage": "scikit-image", "monai": "monai", "safetensors": "safetensors"}  # module: package
+FAST = {"numba": "numba"}  # without it everything works, several times slower
+SLICERS = ("numpy", "scipy", "SimpleITK")  # packages of Slicer itself, of which an installation changes no version
 MODELS = "RECURRENT_REGISTRATION_MODELS"  # as the worker reads it
 CARD, WEIGHTS = "card.json", "weights.safetensors"
 
@@ -60,17 +63,17 @@ class Weights:
 
 def status() -> list[Part]:
     """PyTorch and the packages, without importing any."""
-    return [_torch(), *(_part(module, package) for module, package in PACKAGES.items())]
+    return [_torch(), *(_part(module, package) for module, package in (PACKAGES | FAST).items())]
 
 
 def missing() -> list[str]:
-    """What has to be installed before a registration."""
+    """What is to be installed."""
     return [part.name for part in status() if not part.ok]
 
 
 def ready() -> bool:
-    """Whether nothing is missing."""
-    return not missing()
+    """Whether nothing is missing that a registration needs."""
+    return not set(missing()) - set(FAST.values())
 
 
 def install(askConfirmation: bool = True) -> str:
@@ -83,9 +86,10 @@ def install(askConfirmation: bool = True) -> str:
     """
     if not _torch().ok:
         _installTorch(askConfirmation)
-    packages = [part.name for part in status()[1:] if not part.ok]
-    if packages:
-        _installPackages(packages)
+    wanted = [part.name for part in status()[1:] if not part.ok]
+    for packages in ([name for name in wanted if name not in FAST], [name for name in wanted if name in FAST]):
+        if packages:
+            _installPackages(packages)
     left = missing()
     if left:
         raise RegistrationError(f"{', '.join(left)} could not be installed: see the Python console.")
@@ -167,6 +171,7 @@ def _installTorch(askConfirmation: bool) -> None:
 def _installPackages(packages: list[str]) -> None:
     import slicer.util
 
+    names, packages = ", ".join(packages), [*packages, *kept()]
     try:
         try:
             from slicer.packaging import pip_ensure  # Slicer 5.12 and newer
@@ -175,7 +180,16 @@ def _installPackages(packages: list[str]) -> None:
         else:
             pip_ensure(packages, requester="Recurrent Registration")
     except Exception as error:  # pip fails in many ways, and each must be told
-        raise RegistrationError(f"{', '.join(packages)} could not be installed: {error}.") from error
+        raise RegistrationError(f"{names} could not be installed: {error}.") from error
+
+
+def kept() -> list[str]:
+    """Requirements that hold Slicer's own packages at the versions they have."""
+    pins = []
+    for package in SLICERS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            pins.append(f"{package}=={importlib.metadata.version(package)}")
+    return pins
 
 
 def _weights(card: Path) -> Weights:

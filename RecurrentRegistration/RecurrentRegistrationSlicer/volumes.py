@@ -110,7 +110,9 @@ def writeMatrix(fixedToMoving: np.ndarray, path: Path, frame: Frame) -> None:
 
 def addVolume(array: np.ndarray, referenceNode, name: str, kind: str = "vtkMRMLScalarVolumeNode"):
     """A new volume node with an array `[k, j, i]` on the lattice, and under the parent, of another one."""
-    node = slicer.mrmlScene.AddNewNodeByClass(kind, slicer.mrmlScene.GetUniqueNameByString(name))
+    taken = slicer.mrmlScene.GetFirstNodeByName(name) is not None  # else the scene would count up from nodes long gone
+    name = slicer.mrmlScene.GetUniqueNameByString(name) if taken else name
+    node = slicer.mrmlScene.AddNewNodeByClass(kind, name)
     updateVolume(node, array, referenceNode)
     node.CreateDefaultDisplayNodes()
     return node

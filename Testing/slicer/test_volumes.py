@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
+import re
+import sys
+import tomllib
+import types
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +29,7 @@ from registered import GRIDS, turned
 from registered import volumeNode as placedNode
 from vtk.util import numpy_support
 
+ROOT = Path(__file__).resolve().parents[2]
 SOLID = Frame(3, np.eye(4))
 
 
@@ -209,7 +216,7 @@ def test_a_mask_of_several_slices_does_not_fit_a_slice(scene, tmp_path):
 
 def test_packages_are_looked_for_without_importing_them(monkeypatch):
     assert setup.ready()
-    assert [part.name for part in setup.status()] == ["torch", "scikit-image", "monai", "safetensors"]
+    assert [part.name for part in setup.status()] == ["torch", "scikit-image", "monai", "safetensors", "numba"]
     monkeypatch.setattr(setup.importlib.metadata, "version", lambda name: "2.2.1" if name == "torch" else "1.0")
     assert setup.missing() == ["torch"]
     assert "too old" in setup.status()[0].text
@@ -236,3 +243,26 @@ def test_weights_are_shown_and_deleted(tmp_path, monkeypatch):
     assert [each.name for each in setup.weights()] == ["good"]
     with pytest.raises(RegistrationError, match="no weights 'bad'"):
         setup.deleteWeights("bad")
+
+
+def test_setup_installs_what_the_library_declares():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = project["dependencies"] + project["optional-dependencies"]["fast"]
+    names = {re.split(r"[<>=]", line)[0]: line for line in declared}
+    assert names["torch"] == f"torch{setup.TORCH}"
+    ours = {"torch", *setup.SLICERS, *setup.PACKAGES.values(), *setup.FAST.values()}
+    assert set(names) == ours - {"scipy"}  # which the others bring
+
+
+def test_installing_leaves_the_packages_of_slicer_alone(monkeypatch):
+    asked = []
+    packaging = types.SimpleNamespace(pip_ensure=lambda packages, requester: asked.append(packages))
+    monkeypatch.setitem(sys.modules, "slicer.packaging", packaging)
+    monkeypatch.setattr(setup, "_torch", lambda: setup.Part("torch", "2.13", True, ""))
+    parts = {"numba": setup.Part("numba", None, False, "")}
+    monkeypatch.setattr(setup, "_part", lambda module, package: parts.get(package, setup.Part(package, "1", True, "")))
+    assert setup.ready()  # it is only slower without
+    with pytest.raises(RegistrationError, match="numba"):
+        setup.install()
+    pins = {f"{name}=={importlib.metadata.version(name)}" for name in setup.SLICERS}
+    assert [set(packages) for packages in asked] == [{"numba"} | pins]

@@ -752,3 +752,91 @@ def test_reload_takes_everything_anew(panel, ui, monkeypatch):
 
 def test_the_module_s_own_test(panel, ui):
     panel.module.RecurrentRegistrationTest().runTest()
+
+
+def test_stopped_before_the_deformation_there_is_nothing_to_continue(panel, ui):
+    choose(ui, volume("Fixed"), volume("Moving", 2), steps=2)
+    run = finished(panel)
+    assert ui.continueButton.enabled
+    run.stoppedIn = "align"
+    panel.widget.update()
+    assert not ui.continueButton.enabled
+    assert not ui.refineButton.enabled
+    assert ui.acceptButton.enabled
+
+
+def test_step_0_is_nothing_to_accept(panel, ui):
+    choose(ui, volume("Fixed"), volume("Moving", 2), steps=2)
+    run = finished(panel)
+    ui.stepSlider.value = 0.0
+    assert run.selectedStep == 0
+    assert not ui.acceptButton.enabled
+    ui.stepSlider.value = 1.0
+    assert ui.acceptButton.enabled
+
+
+def test_after_reverting_slider_and_boxes_are_as_before_and_no_node_stays(panel, ui):
+    choose(ui, volume("Fixed"), volume("Moving", 2), steps=2)
+    before = nodes()
+    finished(panel)
+    for kind in ("checkerboard", "difference"):
+        ui.compareCombo.currentIndex = ui.compareCombo.findData(kind)
+        assert panel.widget.logic.run.referred("comparison").GetName() == "Moving compared"
+        ui.compareCombo.currentIndex = 0
+    ui.glyphsBox.checked = True
+    ui.gridBox.checked = True
+    ui.revertButton.click()
+    assert nodes() == before
+    assert ui.stepSlider.maximum == 1
+    assert not any(box.checked for box in (ui.previewBox, ui.gridBox, ui.glyphsBox))
+
+
+def test_runs_of_one_pair_are_numbered(panel, ui):
+    choose(ui, volume("Fixed"), volume("Moving", 2), steps=2)
+    for _ in range(2):
+        run = finished(panel)
+        ui.acceptButton.click()
+        panel.until(lambda run=run: run.result is not None)
+    names = [ui.runCombo.itemText(n) for n in range(ui.runCombo.count)]
+    assert names == ["Moving onto Fixed", "Moving onto Fixed (2)"]
+
+
+def test_a_hardened_volume_is_no_longer_shown_as_deformed(panel, ui):
+    choose(ui, volume("Fixed"), volume("Moving", 2), steps=2)
+    finished(panel)
+    assert ui.previewBox.checked
+    parameters().movingVolume.HardenTransform()
+    panel.until(lambda: not ui.previewBox.checked, seconds=2)
+
+
+def test_a_run_that_a_script_removes_is_not_blamed_on_a_volume(panel, ui):
+    choose(ui, volume("Fixed"), volume("Moving", 2), steps=2)
+    run = finished(panel)
+    slicer.mrmlScene.RemoveNode(run.node)
+    assert "deleted" not in ui.statusLabel.text
+    assert "removed from the scene" in ui.statusLabel.text
+    assert ui.runCombo.count == 0
+
+
+def test_volumes_that_come_later_are_chosen(panel, ui):
+    fixed, moving = volume("Fixed"), volume("Moving", 2)
+    panel.until(lambda: ui.fixedSelector.currentNode() is not None, seconds=2)
+    assert (parameters().fixedVolume.GetID(), parameters().movingVolume.GetID()) == (fixed.GetID(), moving.GetID())
+
+
+def test_why_an_installation_failed_is_said_beside_its_button(panel, ui, monkeypatch):
+    from RecurrentRegistrationSlicer import errors, setup
+
+    def fail() -> str:
+        raise errors.RegistrationError("monai could not be installed: no network.")
+
+    monkeypatch.setattr(setup, "missing", lambda: ["monai"])
+    monkeypatch.setattr(setup, "install", fail)
+    ui.refreshSetupButton.click()
+    ui.installButton.click()
+    assert "no network" in ui.setupLabel.text
+    monkeypatch.undo()
+    monkeypatch.setattr(setup, "install", lambda: "")
+    ui.installButton.enabled = True
+    ui.installButton.click()
+    assert "no network" not in ui.setupLabel.text

@@ -130,6 +130,8 @@ def removedText(event: dict) -> str:
     """Why a run is over, and what is left of it."""
     if event["closed"]:
         return _("The registration was taken back: the scene was closed.")
+    if not event["deleted"]:
+        return _("The registration was removed from the scene.")
     if event["accepted"]:
         return _("One of its volumes was deleted: the registration is over, its result stays in the scene.")
     return _("One of its volumes was deleted: the registration was taken back.")

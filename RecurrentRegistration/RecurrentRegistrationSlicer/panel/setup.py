@@ -12,6 +12,7 @@ class SetupSection:
 
     def __init__(self, panel, changed) -> None:
         self._panel, self._changed, ui = panel, changed, panel.ui
+        self._problem = ""  # why the last installation failed
         ui.installButton.clicked.connect(self._onInstall)
         ui.refreshSetupButton.clicked.connect(self.look)
         ui.openWeightsButton.clicked.connect(self._onOpen)
@@ -24,7 +25,8 @@ class SetupSection:
         parts = setup.status()
         lines = [f"{'✓' if part.ok else '✗'} <b>{part.name}</b>: {part.text}" for part in parts]
         folder = _("Folder of the weights: {folder}").format(folder=setup.weightsFolder())
-        ui.setupLabel.text = "<br>".join([*lines, folder])
+        problem = [f"<b>{self._problem}</b>"] if self._problem else []
+        ui.setupLabel.text = "<br>".join([*lines, folder, *problem])
         ui.installButton.enabled = bool(setup.missing())
         if setup.missing():
             ui.setupSection.collapsed = False
@@ -45,8 +47,9 @@ class SetupSection:
         self._panel.ui.deleteWeightsButton.enabled = self._panel.ui.weightsTable.currentRow() >= 0
 
     def _onInstall(self) -> None:
-        if self._panel.attempt(setup.install):
-            self.look()
+        installed = self._panel.attempt(setup.install)
+        self._problem = "" if installed else self._panel.message
+        self.look()
 
     def _onOpen(self) -> None:
         if self._panel.attempt(setup.makeWeightsFolder):

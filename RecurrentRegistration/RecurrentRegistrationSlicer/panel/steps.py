@@ -51,22 +51,21 @@ class StepsSection:
         for widget in (ui.stepSlider, ui.playButton, ui.previewBox, ui.gridBox, ui.glyphsBox, ui.curvesButton):
             widget.enabled = bool(steps)
         ui.stopButton.enabled = busy and run is not None and run.state == "running"
-        more = run is not None and run.canContinue and bool(steps) and not busy
+        more = run is not None and run.canExtend and bool(steps) and not busy
         for widget in (ui.continueButton, ui.refineButton):
             widget.enabled = more
-        ui.acceptButton.enabled = run is not None and run.canAccept and not busy
+        ui.acceptButton.enabled = run is not None and run.canAccept and bool(run.selectedStep) and not busy
         ui.revertButton.enabled = run is not None
-        if steps:
-            self._tick(run)
+        self._tick(run if steps else None)
         self._slide(run, steps)
 
     def _tick(self, run) -> None:
         """The boxes tell what the scene shows: it may be another run's, or that of a scene that was opened."""
         ui = self._panel.ui
         states = (
-            (ui.previewBox, display.isWarped(run)),
-            (ui.gridBox, display.isGridShown(run)),
-            (ui.glyphsBox, display.areGlyphsShown(run)),
+            (ui.previewBox, run is not None and display.isWarped(run)),
+            (ui.gridBox, run is not None and display.isGridShown(run)),
+            (ui.glyphsBox, run is not None and display.areGlyphsShown(run)),
         )
         for box, state in states:
             blocked = box.blockSignals(True)
@@ -75,19 +74,18 @@ class StepsSection:
 
     def _slide(self, run, steps) -> None:
         ui = self._panel.ui
-        if not steps or run.selectedStep is None:
-            ui.stepLabel.text = ""
-            return
+        shown = run.selectedStep if steps else None
+        first, last = (steps[0], steps[-1]) if steps else (0, 1)
         blocked = ui.stepSlider.blockSignals(True)
-        ui.stepSlider.minimum = float(steps[0])
-        ui.stepSlider.maximum = float(steps[-1])
-        ui.stepSlider.value = float(run.selectedStep)
+        ui.stepSlider.minimum = float(first)
+        ui.stepSlider.maximum = float(last)
+        ui.stepSlider.value = float(shown or 0)
         ui.stepSlider.blockSignals(blocked)
-        ui.stepLabel.text = stepText(run)
+        ui.stepLabel.text = stepText(run) if shown is not None else ""
 
     def _showRuns(self) -> None:
         logic, box = self._panel.logic, self._panel.ui.runCombo
-        runs = {run.node.GetID(): runText(run) for run in logic.runs()}
+        runs = runTexts(logic.runs())
         blocked = box.blockSignals(True)
         if {box.itemData(n): box.itemText(n) for n in range(box.count)} != runs:
             box.clear()
@@ -176,6 +174,16 @@ def runText(run) -> str:
     """The two volumes of a run."""
     names = [node.GetName() if node is not None else _("deleted") for node in (run.fixedNode, run.movingNode)]
     return _("{moving} onto {fixed}").format(fixed=names[0], moving=names[1])
+
+
+def runTexts(runs) -> dict[str, str]:
+    """A name for each run, by the IDs of their nodes; runs of the same two volumes are numbered."""
+    texts, counts = {}, {}
+    for run in runs:
+        text = runText(run)
+        counts[text] = counts.get(text, 0) + 1
+        texts[run.node.GetID()] = text if counts[text] == 1 else f"{text} ({counts[text]})"
+    return texts
 
 
 def stepText(run) -> str:
