@@ -88,7 +88,7 @@ class Following(Requests):
         self._tell(event["event"], run=run, **extra)
 
     def _addStep(self, run: Run, event: Event) -> None:
-        run.planned = event["planned"]
+        run.planned, run.best = event["planned"], event.get("best")
         record = {
             name: event[name] for name in ("index", "stage", "similarity", "mean_update_mm", "folding", "seconds")
         }

@@ -159,13 +159,16 @@ def _fill(tableNode: Any, columns: dict[str, list[Any]]) -> None:
     tableNode.SetAndObserveTable(table)
 
 
-def fillReport(tableNode: Any, report: dict[str, Any], landmarks: LandmarkErrors | None) -> None:
-    """Write a report into a table of two columns."""
+def fillReport(
+    tableNode: Any, report: dict[str, Any], landmarks: LandmarkErrors | None, trace: list[tuple[str, str]]
+) -> None:
+    """Write a report, and where it comes from, into a table of two columns."""
     rows = dict(_rows(report))
     if landmarks is not None:
         rows["Landmark error before (mm)"] = f"{landmarks.before.mean():.2f}"
         if landmarks.after is not None:
             rows["Landmark error after (mm)"] = f"{landmarks.after.mean():.2f}"
+    rows |= dict(trace)
     _fill(tableNode, {"Quantity": list(rows), "Value": list(rows.values())})
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import slicer
 
-from RecurrentRegistrationSlicer import quality, volumes
+from RecurrentRegistrationSlicer import quality, trace, volumes
 from RecurrentRegistrationSlicer.found import Found
 from RecurrentRegistrationSlicer.frame import parentTransform, toWorld
 from RecurrentRegistrationSlicer.runs import MADE, RESULTS, Outputs, Result, Run
@@ -42,7 +42,7 @@ def load(run: Run, found: Found, wanted: Outputs) -> Result:
     result.landmarks = _landmarks(run, result.transformNode)
     if wanted.report:
         result.reportNode = _node(run, "report", "vtkMRMLTableNode", f"{name} report")
-        quality.fillReport(result.reportNode, report, result.landmarks)
+        quality.fillReport(result.reportNode, report, result.landmarks, trace.rows(run, report))
     if wanted.apply and result.transformNode is not None:
         _place(run.movingNode, result.transformNode)
     elif isOurs(run, run.movingNode.GetParentTransformNode()):

@@ -130,6 +130,7 @@ class Run:
         state: "starting", "running", "stopped", "done", "cancelled", "failed" or "restored" (from a saved scene).
         phase: of the worker: "read", "prepare", "align", "deform", "refine", "write" or "".
         planned: steps there will be.
+        best: the step that the worker holds for the best so far; None where it does not say.
         elapsed: seconds the worker has worked for it.
         error: one sentence where the state is "failed".
         canContinue: whether the worker still holds it.
@@ -141,6 +142,7 @@ class Run:
         self.node, self.folder = node, folder
         self.state, self.phase, self.error = "restored", "", ""
         self.planned, self.elapsed = 0, 0.0
+        self.best: int | None = None
         self.canContinue, self.stoppedIn = False, ""
         self.result = self._storedResult()
 

@@ -205,6 +205,15 @@ def _weights(card: Path) -> Weights:
         return Weights(folder.name, folder, 0, "", f"damaged: {type(error).__name__}, copy them again")
 
 
+def fileChecksum(path: Path) -> str:
+    """SHA-256 of a file of weights; "unknown" where it cannot be read."""
+    try:
+        file = path.stat()
+        return _checksum(path, file.st_size, file.st_mtime_ns)
+    except OSError:
+        return "unknown"
+
+
 @functools.lru_cache
 def _checksum(path: Path, size: int, changed: int) -> str:
     """Of a file as it was last changed: large ones take seconds, and the panel asks whenever it is opened."""

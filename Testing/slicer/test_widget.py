@@ -840,3 +840,37 @@ def test_why_an_installation_failed_is_said_beside_its_button(panel, ui, monkeyp
     ui.installButton.enabled = True
     ui.installButton.click()
     assert "no network" not in ui.setupLabel.text
+
+
+def test_the_report_names_what_is_needed_to_do_it_again(panel, ui):
+    choose(ui, volume("Fixed"), volume("Moving", 2), steps=2)
+    parameters().fixedMask = mask("Inside", SIZE, 1)
+    run = finished(panel)
+    ui.acceptButton.click()
+    panel.until(lambda: run.result is not None)
+    table = run.result.reportNode.GetTable()
+    rows = {table.GetValue(n, 0).ToString(): table.GetValue(n, 1).ToString() for n in range(table.GetNumberOfRows())}
+    assert re.fullmatch(r"Fixed, 18×20×22, SHA-256 [0-9a-f]{64}", rows["Fixed volume"])
+    assert rows["Given: fixedMask"] == "Inside"
+    assert rows["Option: steps"] == "2"
+    assert rows["Version: SimpleITK"]
+    words = rows["Command line"].split()
+    assert words[:4] == ["recurrent-registration", "register", "Fixed.nrrd", "Moving.nrrd"]
+    flags = dict(zip(words[4::2], words[5::2], strict=True))
+    assert flags == {
+        "--output": "registered",
+        "--steps": "2",
+        "--linear": "none",
+        "--initial": "none",
+        "--device": "cpu",
+        "--fixed-mask": "Inside.nrrd",
+    }
+
+
+def test_the_best_step_says_so(panel, ui):
+    choose(ui, volume("Fixed"), volume("Moving", 2), steps=2)
+    run = finished(panel)
+    run.best = 1
+    for step, said in ((1, True), (2, False)):
+        ui.stepSlider.value = float(step)
+        assert ("best" in ui.stepLabel.text) == said

@@ -192,6 +192,8 @@ def stepText(run) -> str:
     if record is None:
         return _("Before the first step")
     words = [_("Step {index} ({stage})").format(**record)]
+    if record["index"] == run.best:
+        words.append(_("the best so far"))
     if record["similarity"] is not None:
         words.append(_("similarity {value:.3f}").format(value=record["similarity"]))
     if record["mean_update_mm"] is not None:
