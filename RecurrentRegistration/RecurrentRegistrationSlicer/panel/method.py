@@ -20,6 +20,7 @@ class MethodSection:
         self._preset = Choice(panel, ui.presetCombo, "preset")
         self._method = Choice(panel, ui.methodCombo, "method")
         self._device = Choice(panel, ui.deviceCombo, "device")
+        self._weights = Choice(panel, ui.weightsCombo, "weights")
         ui.weightsEdit.currentPathChanged.connect(self._onWeights)
         ui.estimateButton.clicked.connect(self._onEstimate)
 
@@ -30,12 +31,15 @@ class MethodSection:
         without = {"auto": _("best on this computer"), "none": _("linear alignment only")}
         self._method.offer(without | {m["name"]: m["title"] for m in logic.methods})
         self._device.offer({"auto": _("the fastest")} | {d["name"]: deviceText(d) for d in logic.devices})
-        for choice in (self._preset, self._method, self._device):
-            choice.update()
         card = next((m for m in logic.methods if parameters is not None and m["name"] == parameters.method), None)
+        trained = card is not None and card["trained"]
+        self._weights.offer({"": _("choose")} | {name: name for name in (weightsOf(card["name"]) if trained else ())})
+        ui.weightsCombo.enabled = trained
+        for choice in (self._preset, self._method, self._device, self._weights):
+            choice.update()
         ui.cardLabel.text = cardText(card) if card is not None else ""
         ui.cardLabel.visible = card is not None
-        ui.weightsEdit.enabled = card is not None and card["trained"]
+        ui.weightsEdit.enabled = trained
         if parameters is not None and ui.weightsEdit.currentPath != parameters.weights:
             ui.weightsEdit.currentPath = parameters.weights
         ui.estimateButton.enabled = parameters is not None and not logic.busy
@@ -78,16 +82,19 @@ def cardText(card: dict) -> str:
     return "<br>".join([*lines, ", ".join(facts)])
 
 
-def weightsText(method: str) -> str:
-    """Which weights of a trained method are on this computer."""
+def weightsOf(method: str) -> list[str]:
+    """Names of the weights of a trained method on this computer."""
     present = []
     for file in setup.weightsFolder().glob(f"*/{setup.CARD}"):
         with contextlib.suppress(OSError, ValueError):  # Setup tells of damaged ones
             if json.loads(file.read_text(encoding="utf-8")).get("method") == method:
                 present.append(file.parent.name)
+    return sorted(present)
+
+
+def weightsText(method: str) -> str:
+    """Which weights of a trained method are on this computer: they are used where they are chosen, for one anatomy."""
+    present = weightsOf(method)
     if not present:
         return _("needs weights, and none are on this computer: choose a file below")
-    names = ", ".join(sorted(present))
-    if len(present) > 1:
-        return _("choose one of the weights on this computer below: {names}").format(names=names)
-    return _("weights on this computer: {names}").format(names=names)
+    return _("choose one of the weights on this computer below: {names}").format(names=", ".join(present))
