@@ -18,7 +18,12 @@ from RecurrentRegistrationSlicer.errors import RegistrationError
 from RecurrentRegistrationSlicer.process import libraryFolder
 
 TORCH = ">=2.4"
-PACKAGES = {"skimage": "scikit-image", "monai": "monai", "safetensors": "safetensors"}  # module: package
+PACKAGES = {  # module: package
+    "skimage": "scikit-image",
+    "monai": "monai",
+    "safetensors": "safetensors",
+    "pydicom": "pydicom",
+}
 FAST = {"numba": "numba"}  # without it everything works, several times slower
 SLICERS = ("numpy", "scipy", "SimpleITK")  # packages of Slicer itself, of which an installation changes no version
 MODELS = "RECURRENT_REGISTRATION_MODELS"  # as the worker reads it

@@ -216,7 +216,7 @@ def test_a_mask_of_several_slices_does_not_fit_a_slice(scene, tmp_path):
 
 def test_packages_are_looked_for_without_importing_them(monkeypatch):
     assert setup.ready()
-    assert [part.name for part in setup.status()] == ["torch", "scikit-image", "monai", "safetensors", "numba"]
+    assert [part.name for part in setup.status()] == ["torch", *setup.PACKAGES.values(), "numba"]
     monkeypatch.setattr(setup.importlib.metadata, "version", lambda name: "2.2.1" if name == "torch" else "1.0")
     assert setup.missing() == ["torch"]
     assert "too old" in setup.status()[0].text
