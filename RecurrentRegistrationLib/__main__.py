@@ -13,8 +13,11 @@ def main() -> None:
 
         let_idle_threads_sleep()
         from RecurrentRegistrationLib.cli import run
+        from RecurrentRegistrationLib.cli.interruption import ignore, listen
 
+        listen()
         status = run()
+        ignore()
     except KeyboardInterrupt:
         status = 130
     except ModuleNotFoundError as error:

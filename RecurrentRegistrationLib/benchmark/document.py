@@ -31,7 +31,7 @@ def write(benchmarks: Sequence[Benchmark], path: Path, *, command: str) -> None:
         "process, start, reading and writing included; unlike the clock's it depends little on what else the machine "
         "does.",
         f"| | |\n|---|---|\n| date | {datetime.now(UTC):%Y-%m-%d} |\n| hardware | {machine()} |\n"
-        f"| versions | {found} |\n| command | `recurrent-registration {command}` |",
+        f"| versions | {found} |\n| command | {table.code(f'recurrent-registration {command}')} |",
         *map(_section, benchmarks),
     ]
     with complete(path) as temporary:
@@ -46,15 +46,19 @@ def _section(benchmark: Benchmark) -> str:
     columns = [ranked, *(name for name in table.shown(frame) if name not in (ranked, "seconds"))]
     text = table.cells(frame, columns, marks)
     pairs = frame["pair"].nunique()
-    told = f"Tested against `{against}` by {MEASURES[ranked].title}." if len(compared) else "Too few pairs for a test."
+    told = (
+        f"Tested against {table.code(against)} by {MEASURES[ranked].title}."
+        if len(compared)
+        else "Too few pairs for a test."
+    )
     done = frame[frame["status"] == "done"].groupby("method")["pair"].nunique()
     if done.nunique() > 1:
         told += " Where a method has fewer pairs its means are of those alone; the tests below compare pair by pair."
     missing = [c.label for c in benchmark.manifest.contenders if c.label not in set(frame["method"])]
     if missing:
-        told += f" Not run yet: {', '.join(missing)}."
+        told += f" Not run yet: {table.escape(', '.join(missing))}."
     lines = [
-        f"## {benchmark.manifest.name}",
+        f"## {table.escape(benchmark.manifest.name)}",
         f"{pairs} pair{'s' if pairs > 1 else ''}, {benchmark.manifest.threads} thread"
         f"{'s' if benchmark.manifest.threads > 1 else ''}. {told}",
         table.markdown(text).rstrip(),

@@ -15,6 +15,14 @@ COLUMNS = ("key", "pair", "method", "repeat", "status", *MEASURES, "message")
 DONE = ("done", "declined")  # a failed run is tried again
 
 
+FORMULA = ("=", "+", "-", "@", "'")  # how a cell begins that a spreadsheet computes, or that was marked before
+
+
+def plain(value: Any) -> Any:
+    """A value as a cell of text, where a spreadsheet would take it for a formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+
+
 class Ledger:
     """The rows of one manifest; one writer at a time."""
 
@@ -36,7 +44,8 @@ class Ledger:
         if not self.path.exists():
             return
         with self.path.open(newline="", encoding="utf-8") as file:
-            yield from csv.DictReader(file)
+            for row in csv.DictReader(file):
+                yield {name: v[1:] if v and v[0] == "'" and v[1:2] in FORMULA else v for name, v in row.items()}
 
     def done(self) -> set[str]:
         """Keys of the runs that need not be made again."""
@@ -49,7 +58,7 @@ class Ledger:
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         if new:
             writer.writeheader()
-        writer.writerow({name: " ".join(v.split()) if isinstance(v, str) else v for name, v in row.items()})
+        writer.writerow({name: plain(" ".join(v.split())) if isinstance(v, str) else v for name, v in row.items()})
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
         try:
             os.write(descriptor, text.getvalue().encode("utf-8"))

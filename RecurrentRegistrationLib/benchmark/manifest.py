@@ -51,6 +51,7 @@ import yaml
 from RecurrentRegistrationLib import methods as library
 from RecurrentRegistrationLib.benchmark.measures import MEASURES
 from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.io import yamls
 
 OURS = "ours"
 SETTINGS = ("accuracy", "against", "repeats", "threads", "timeout", "operations", "uncertainty", "motion")
@@ -175,18 +176,23 @@ def read(
     return manifest
 
 
-def _content(path: Path) -> dict[str, Any]:
+def _content(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The entries of a file, over those of its base."""
+    if path.resolve() in above:
+        raise InputError(f"The manifest {path} is its own base.")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yamls.read(path)
         base = content.pop("base", None)
-        if "name" not in content:
+        if not isinstance(content["name"], (str, int, float)):
             raise KeyError("name")
+        content["name"] = str(content["name"])
+        found = None if base is None else path.parent / base
     except FileNotFoundError as error:
         raise InputError(f"There is no manifest {path}.") from error
-    except (yaml.YAMLError, AttributeError, KeyError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no manifest: it needs a name and pairs, as YAML.") from error
-    return content if base is None else {**_content(path.parent / base), **content}
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        why = f" ({error})" if type(error) is ValueError else ""
+        raise InputError(f"{path} is no manifest: it needs a name and pairs, as YAML{why}.") from error
+    return content if found is None else {**_content(found, (*above, path.resolve())), **content}
 
 
 def contender(text: str) -> Contender:
@@ -225,7 +231,6 @@ def _contenders(entries: list[str] | dict[str, Any], path: Path) -> tuple[Conten
 
 def _distinct(found: list[Contender], path: Path) -> tuple[Contender, ...]:
     _unique([each.label for each in found], path, "method")
-    _unique([folder_name(each.label) for each in found], path, "folder of the method")
     return tuple(found)
 
 
@@ -235,11 +240,6 @@ def _labelled(label: str, entry: str | dict[str, Any]) -> Contender:
     options = dict(entry)
     command = options.pop("command", "")
     return Contender(label, "" if command else options.pop("program", OURS), options, command)
-
-
-def folder_name(label: str) -> str:
-    """A label as the name of a folder."""
-    return re.sub(r"[^\w.+=,-]+", "_", label)
 
 
 def _unique(names: list[str], path: Path, what: str) -> None:
@@ -291,6 +291,9 @@ def _pair(entry: dict[str, Any], data: Path, manifest: Path, check: bool) -> Pai
             return {k: tuple(v) if isinstance(v, list) else (v, v) for k, v in value.items()}
         return value if key in PLAIN else located(value)
 
+    if not isinstance(entry["name"], (str, int, float)):
+        raise InputError(f"{manifest}: the name of a pair is a text, not {type(entry['name']).__name__}.")
+    entry = {**entry, "name": str(entry["name"])}
     values = {}
     for key, value in entry.items():
         try:

@@ -20,11 +20,12 @@ from matplotlib.figure import Figure
 
 from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.benchmark import figures, table
-from RecurrentRegistrationLib.benchmark.manifest import OURS, Pair, folder_name
+from RecurrentRegistrationLib.benchmark.ledger import plain
+from RecurrentRegistrationLib.benchmark.manifest import OURS, Pair
 from RecurrentRegistrationLib.benchmark.measures import MEASURES
 from RecurrentRegistrationLib.benchmark.runner import MOTION, Benchmark
 from RecurrentRegistrationLib.benchmark.scoring import read_result
-from RecurrentRegistrationLib.io.files import complete
+from RecurrentRegistrationLib.io.files import complete, safe_name
 from RecurrentRegistrationLib.pipeline.run import versions
 from RecurrentRegistrationLib.report.page import Pictured, draw_views
 from RecurrentRegistrationLib.volume import Volume
@@ -59,8 +60,11 @@ def write(benchmark: Benchmark) -> Path:
     folder = benchmark.folder
     _put(folder / "summary.md", table.markdown(text))
     _put(folder / "summary.tex", table.latex(text, benchmark.manifest.name))
-    _put(folder / "summary.csv", table.summary(frame, table.known_measures(frame)).to_csv(index_label="method"))
-    _put(folder / "tests.csv", compared.to_csv(index=False))
+    _put(
+        folder / "summary.csv",
+        table.summary(frame, table.known_measures(frame)).rename(index=plain).to_csv(index_label="method"),
+    )
+    _put(folder / "tests.csv", compared.map(plain).to_csv(index=False))
     for name, figure in drawn.items():
         with complete(folder / "figures" / f"{name}.png") as temporary:
             figure.savefig(temporary, format="png")
@@ -109,7 +113,7 @@ def _draw(benchmark: Benchmark, frame: pd.DataFrame, ranked: str, against: str) 
         drawn["motion"] = figures.motion(densities, against if against in densities else next(iter(densities)))
     for contender in benchmark.manifest.contenders:
         if found := read_calibrations(benchmark, contender.label):
-            drawn[f"calibration_{folder_name(contender.label)}"] = figures.calibration(found)
+            drawn[f"calibration_{safe_name(contender.label)}"] = figures.calibration(found)
     return drawn
 
 

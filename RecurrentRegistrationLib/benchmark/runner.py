@@ -22,12 +22,13 @@ from filelock import FileLock, Timeout
 
 import RecurrentRegistrationLib
 from RecurrentRegistrationLib.benchmark.ledger import Ledger
-from RecurrentRegistrationLib.benchmark.manifest import Contender, Manifest, Pair, folder_name
+from RecurrentRegistrationLib.benchmark.manifest import Contender, Manifest, Pair
 from RecurrentRegistrationLib.benchmark.measures import MEASURES
 from RecurrentRegistrationLib.benchmark.programs import Programs
 from RecurrentRegistrationLib.benchmark.scoring import Judge, read_result
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.io.documents import to_json
+from RecurrentRegistrationLib.io.files import safe_name
 
 NOT_FOR_THIS_PAIR = 77  # exit status of an adapter that declines
 THREAD_VARIABLES = (
@@ -62,7 +63,7 @@ class Job:
     def folder(self) -> Path:
         """Where its files go, below the manifest's results."""
         suffix = f"#{self.repeat + 1}" if self.repeat else ""
-        return Path("runs", folder_name(self.pair.name), folder_name(self.contender.label) + suffix)
+        return Path("runs", safe_name(self.pair.name), safe_name(self.contender.label) + suffix)
 
 
 @dataclass(frozen=True)

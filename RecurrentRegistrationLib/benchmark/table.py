@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -182,8 +184,23 @@ def markdown(text: pd.DataFrame) -> str:
 
 
 def escape(cell: str) -> str:
-    """A cell without the sign that parts cells."""
-    return cell.replace("|", "\\|")
+    """A text that Markdown, and the page made of it, shows as it is; stars and backslashes stay, for marks."""
+    text = html.escape(" ".join(cell.split()), quote=False).replace("\\|", "&#92;|")
+    return text.translate({ord("|"): "\\|"} | {ord(sign): f"&#{ord(sign)};" for sign in "`[]"})
+
+
+def code(text: str) -> str:
+    """A text between backticks, also in a table."""
+    return f"`{' '.join(text.split())}`" if not set(text) & set("`|") else escape(text)
+
+
+TEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+}
 
 
 def latex(text: pd.DataFrame, caption: str) -> str:
@@ -208,7 +225,7 @@ def _tex(cell: object) -> str:
     text = str(cell)
     bold = text.startswith("**") and text.endswith("**") and len(text) > 4
     text = text[2:-2] if bold else text
-    for sign in "\\&%$#_{}":
-        text = text.replace(sign, {"\\": r"\textbackslash "}.get(sign, "\\" + sign))
+    text = re.sub(r"[\\~^<>]", lambda found: TEX[found[0]], re.sub(r"([&%$#_{}])", r"\0\1", " ".join(text.split())))
+    text = text.replace("\0", "\\")
     text = text.replace("±", r"$\pm$").replace("|J|", "$|J|$")
     return rf"\textbf{{{text}}}" if bold else text

@@ -19,6 +19,7 @@ from RecurrentRegistrationLib import __version__
 from RecurrentRegistrationLib.cli.apply import apply
 from RecurrentRegistrationLib.cli.benchmark import benchmark
 from RecurrentRegistrationLib.cli.evaluate import evaluate
+from RecurrentRegistrationLib.cli.interruption import is_interruption
 from RecurrentRegistrationLib.cli.methods import methods
 from RecurrentRegistrationLib.cli.points import points
 from RecurrentRegistrationLib.cli.register import register
@@ -65,14 +66,20 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         return _fail(2, str(error))
     except (KeyboardInterrupt, typer.Abort):
-        print("cancelled", file=sys.stderr)
-        return 130
+        return _cancelled()
     except (OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if is_interruption(error):
+            return _cancelled()
         if not is_out_of_memory(error):
             raise
         return _fail(
             3, str(error) if isinstance(error, OutOfMemoryError) else "There is not enough memory for this job."
         )
+
+
+def _cancelled() -> int:
+    print("cancelled", file=sys.stderr)
+    return 130
 
 
 @contextlib.contextmanager

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import signal
 import sys
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -55,6 +52,7 @@ def benchmark(
     from RecurrentRegistrationLib.benchmark import page
     from RecurrentRegistrationLib.benchmark.programs import Programs
     from RecurrentRegistrationLib.benchmark.runner import Benchmark
+    from RecurrentRegistrationLib.io.files import safe_name
 
     python = Path(sys.executable) if peers_python is None else peers_python.absolute()
     programs = Programs(None if peers is None else peers.absolute(), python, weights.absolute())
@@ -68,7 +66,7 @@ def benchmark(
             manifest = dataclasses.replace(manifest, threads=threads)
         read.append(manifest)
     kept = read if only is None else _only(only.split(","), read)
-    sets = [Benchmark(each, programs, output.absolute() / each.name, discard) for each in kept]
+    sets = [Benchmark(each, programs, output.absolute() / safe_name(each.name), discard) for each in kept]
     if plan:
         for each in sets:
             total, missing = each.plan()
@@ -77,8 +75,7 @@ def benchmark(
     failed = 0
     for each in sets:
         if not report_only:
-            with _terminable():
-                failed += _run(each)
+            failed += _run(each)
         print(page.write(each))
     if document is not None:
         documents.write(sets, document, command=" ".join(sys.argv[1:]))
@@ -104,16 +101,6 @@ def _require_packages() -> None:
         raise InputError(
             f"The benchmark needs {', '.join(missing)} as well: pip install 'RecurrentRegistrationLib[benchmark]'."
         )
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Take a request to terminate for Ctrl-C, so that the registration under way ends with us."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _run(benchmark: Benchmark) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from RecurrentRegistrationLib.cli.interruption import once_held
 from RecurrentRegistrationLib.cli.progress import Display
 from RecurrentRegistrationLib.errors import InputError
 
@@ -96,8 +98,8 @@ def register(
         if warning := notice(inputs):
             display.note(warning)
         history = History(keep=STEPS)
-        with result_folder(output) as folder:
-            cancelled = not _finished(run, history, display)
+        with once_held() as hold, result_folder(output) as folder:
+            cancelled = not _finished(run, history, display, hold)
             display.phase("write")
             report = write_results(run.result(), inputs, folder, interpolation=interpolation, background=background)
             if save_steps:
@@ -123,8 +125,8 @@ def _named(option: str) -> tuple[str, Any]:
         return name, value
 
 
-def _finished(run: Run, history: History, display: Display) -> bool:
-    """Make all steps; False where Ctrl-C came after at least one of them."""
+def _finished(run: Run, history: History, display: Display, hold: Callable[[], None]) -> bool:
+    """Make all steps, then `hold` off the next Ctrl-C; False where it came after at least one of them."""
     told = 0
     history.expect(run.plan.planned_steps)
     display.phase(run.phase)
@@ -136,6 +138,7 @@ def _finished(run: Run, history: History, display: Display) -> bool:
             for note in run.notes[told:]:
                 display.note(note)
             told = len(run.notes)
+        hold()
     except KeyboardInterrupt:
         if run.last is None:
             raise

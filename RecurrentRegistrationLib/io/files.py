@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.io import abandoned
 
 
 def suffix_of(path: Path) -> str:
@@ -18,6 +21,14 @@ def suffix_of(path: Path) -> str:
     name = path.name.lower()
     known = (".nii.gz", ".seq.nrrd", ".mrk.json")
     return next((s for s in known if name.endswith(s)), path.suffix.lower())
+
+
+def safe_name(text: str) -> str:
+    """A text as the name of one file or folder; where that changes it, with a mark by which two texts stay two."""
+    name = re.sub(r"[^\w.+=,-]+|^[.-]+", "_", text)[:60]
+    if name and name == text:
+        return name
+    return f"{name or '_'}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 @contextlib.contextmanager
@@ -32,27 +43,31 @@ def complete(path: str | Path, *, size: int = 0) -> Iterator[Path]:
         InputError: the folder cannot be written to or the disk is full.
     """
     path = Path(path)
-    temporary = None
+    place = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(path.parent).free < size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=suffix_of(path), delete=False) as handle:
-            temporary = Path(handle.name)
-        try:
-            yield temporary
-        except RuntimeError:  # ITK's writers raise the same for a full disk as for a wrong pixel type
+        name = path.name[:200]  # names are 255 bytes at most
+        abandoned.clear(path.parent, name)
+        place = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{name}."))
+        temporary = place / f"new{suffix_of(path)}"
+        temporary.touch()
+        with abandoned.held(place):
+            try:
+                yield temporary
+            except RuntimeError:  # ITK's writers raise the same for a full disk as for a wrong pixel type
+                _require_space(temporary)
+                raise
             _require_space(temporary)
-            raise
-        _require_space(temporary)
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
+            temporary.chmod(0o666 & ~_umask())
+            os.replace(temporary, path)
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"Cannot write {path}: {reason}. Free some space or choose another folder.") from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        if place is not None:
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def _require_space(path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.io import abandoned
 from RecurrentRegistrationLib.io.documents import to_json
 from RecurrentRegistrationLib.pipeline.inputs import Input
 from RecurrentRegistrationLib.pipeline.run import Registration
@@ -50,9 +51,11 @@ def result_folder(folder: str | Path) -> Iterator[Path]:
     try:
         if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK)):
             raise InputError(f"Cannot write into {folder}: it is no folder, or it may not be written.")
+        abandoned.clear(folder.parent, folder.name)
         temporary.mkdir(parents=True)
-        yield temporary
-        _move(temporary, folder)
+        with abandoned.held(temporary):
+            yield temporary
+            _move(temporary, folder)
     except OSError as error:
         raise InputError(
             f"Cannot write into {folder}: {error.strerror or error}. Free some space or choose another folder."

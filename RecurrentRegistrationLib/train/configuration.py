@@ -11,9 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.io import yamls
+from RecurrentRegistrationLib.io.files import safe_name
 
 Tree = dict[str, Any]
 
@@ -27,11 +27,11 @@ def _read(path: Path, above: tuple[Path, ...]) -> Tree:
     if path.resolve() in above:
         raise InputError(f"The configuration {path} stands on itself.")
     try:
-        own = yaml.safe_load(path.read_text(encoding="utf-8"))
+        own = yamls.read(path)
     except OSError as error:
         raise InputError(f"There is no configuration {path}.") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"The configuration {path} is no YAML: {error}") from error
+    except ValueError as error:
+        raise InputError(f"The configuration {path} is no YAML of settings: {error}") from error
     if not isinstance(own, dict):
         raise InputError(f"The configuration {path} holds no settings.")
     bases = own.pop("base", [])
@@ -64,7 +64,10 @@ def stages(tree: Tree) -> list[tuple[str, Tree]]:
     listed = tree["stages"]
     if not isinstance(listed, list) or not all(isinstance(stage, dict) and "name" in stage for stage in listed):
         raise InputError("The stages of a configuration are a list, each with a name.")
+    names = [safe_name(str(stage["name"])) for stage in listed]
+    if len(set(names)) < len(names):
+        raise InputError("Two stages of the configuration have one name: each needs its own.")
     return [
-        (str(stage["name"]), merged(common, {key: value for key, value in stage.items() if key != "name"}))
-        for stage in listed
+        (name, merged(common, {key: value for key, value in stage.items() if key != "name"}))
+        for name, stage in zip(names, listed, strict=True)
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import yaml
 from RecurrentRegistrationLib import methods
 from RecurrentRegistrationLib.benchmark import manifest
 from RecurrentRegistrationLib.benchmark.programs import Programs
+from RecurrentRegistrationLib.benchmark.runner import Benchmark
 from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.io.files import safe_name
 from RecurrentRegistrationLib.train import configuration
 
 ROOT = Path(__file__).parents[2]
@@ -112,14 +115,55 @@ def test_named_methods_are_labels_then_ours_then_peers(data, tmp_path):
     ]
 
 
-def test_labels_that_would_share_a_folder_are_refused(data, tmp_path):
+def test_labels_that_would_share_a_folder_are_told_apart(data, tmp_path):
     file = tmp_path / "m.yaml"
     pairs = [{"name": "p", "fixed": "hippocampus/images/a.nrrd", "moving": "hippocampus/images/b.nrrd"}]
     file.write_text(
-        yaml.safe_dump({"name": "m", "pairs": pairs, "methods": {"a b": "none", "a/b": "none"}}), encoding="utf-8"
+        yaml.safe_dump({"name": "m", "pairs": pairs, "methods": {"a b": "demons", "a/b": "demons"}}), encoding="utf-8"
     )
-    with pytest.raises(InputError, match="folder of the method 'a_b' twice"):
-        manifest.read(file, data)
+    found = manifest.read(file, data)
+    jobs = Benchmark(found, Programs(), tmp_path / "out").jobs()
+    assert len({job.folder for job in jobs}) == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["..", "../../x", "/etc/x", "a/../../b", ".", "", "\\x", "con/..", ".hidden", "肺" * 99]
+)
+def test_no_name_leads_out_of_the_folder(name, data, tmp_path):
+    file = tmp_path / "m.yaml"
+    pairs = [{"name": name, "fixed": "hippocampus/images/a.nrrd", "moving": "hippocampus/images/b.nrrd"}]
+    file.write_text(yaml.safe_dump({"name": name, "pairs": pairs, "methods": {name: "demons"}}), encoding="utf-8")
+    (job,) = Benchmark(manifest.read(file, data), Programs(), tmp_path / "out").jobs()
+    assert len(job.folder.parts) == 3
+    for part in (*job.folder.parts, safe_name(name)):
+        assert (tmp_path / "out" / part).resolve().parent == tmp_path / "out"
+        assert not part.startswith(".")
+        assert len(part.encode()) <= 255
+
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("name: m\n" + BOMB, "aliases"),
+        ("name: &n {a: *n}\n", "holds itself"),
+        ("&m\nname: x\npairs: [*m]\n", "holds itself"),
+        ("name: m\nbase: m.yaml\n", "its own base"),
+        ("name: " + "[" * 5000 + "]" * 5000, "deeply"),
+        ("name: [a]\n", "needs a name"),
+        ("name: !!python/object/apply:os.system [true]\n", "no manifest"),
+    ],
+)
+def test_a_hostile_manifest_is_refused_at_once(text, sentence, data, tmp_path):
+    (tmp_path / "m.yaml").write_text(text, encoding="utf-8")
+    began = time.perf_counter()
+    with pytest.raises(InputError, match=sentence):
+        manifest.read(tmp_path / "m.yaml", data)
+    assert time.perf_counter() - began < 5
 
 
 def test_entries_of_a_pair_are_taken_plainly_or_refused_in_one_sentence(data, tmp_path):

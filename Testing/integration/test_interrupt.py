@@ -41,10 +41,10 @@ def wait_for(process: subprocess.Popen[str], phase: str) -> None:
     pytest.fail(f"the process ended before '{phase}'")
 
 
-def interrupted(process: subprocess.Popen[str]) -> tuple[int, str, float]:
+def interrupted(process: subprocess.Popen[str], by: int = signal.SIGINT) -> tuple[int, str, float]:
     """Press Ctrl-C: exit status, what was said, and seconds until the end."""
     began = time.perf_counter()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(by)
     _, said = process.communicate(timeout=120)
     return process.returncode, said, time.perf_counter() - began
 
@@ -60,11 +60,12 @@ def test_while_it_starts(seconds, images, tmp_path):
     assert {file.name for file in tmp_path.glob("out/*")} in (set(), COMPLETE)
 
 
-def test_in_the_deformation_the_finished_steps_are_kept(images, tmp_path):
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda each: each.name)
+def test_in_the_deformation_the_finished_steps_are_kept(by, images, tmp_path):
     process = started(images, tmp_path, "--linear", "none", "--initial", "none", "--steps", "100000")
     wait_for(process, "deform")
     time.sleep(0.5)
-    status, said, _ = interrupted(process)
+    status, said, _ = interrupted(process, by)
     assert status == 130, said
     assert "the last finished step is written" in said
     assert {file.name for file in (tmp_path / "out").iterdir()} == COMPLETE
@@ -74,10 +75,34 @@ def test_in_the_deformation_the_finished_steps_are_kept(images, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["out"]
 
 
-def test_while_it_writes_nothing_is_left(images, tmp_path):
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda each: each.name)
+def test_while_it_writes_all_of_it_is_written(by, images, tmp_path):
     process = started(images, tmp_path, "--linear", "none", "--initial", "none", "--steps", "2")
     wait_for(process, "write")
-    status, said, _ = interrupted(process)
-    assert status in (130, 0), said
-    assert {file.name for file in tmp_path.glob("out/*")} == (COMPLETE if status == 0 else set())
+    status, said, _ = interrupted(process, by)
+    assert status in (0, 130), said  # the second where all was written already
+    assert {file.name for file in (tmp_path / "out").iterdir()} == COMPLETE
     assert not list(tmp_path.glob(".*"))
+
+
+def test_asked_twice_while_it_writes_it_ends(images, tmp_path):
+    process = started(images, tmp_path, "--linear", "none", "--initial", "none", "--steps", "2")
+    wait_for(process, "write")
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.1)
+    status, said, _ = interrupted(process)
+    assert status in (0, 130), said
+    assert {file.name for file in tmp_path.glob("out/*")} in (set(), COMPLETE)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_what_a_killed_run_left_is_cleared_by_the_next(images, tmp_path):
+    process = started(images, tmp_path, "--linear", "none", "--initial", "none", "--steps", "100000")
+    wait_for(process, "deform")
+    process.kill()
+    process.communicate()
+    assert [file.name.startswith(".out.") for file in tmp_path.iterdir()] == [True]
+    (tmp_path / ".output.0123abcd").mkdir()  # of another
+    process = started(images, tmp_path, "--linear", "none", "--initial", "none", "--steps", "2")
+    process.communicate()
+    assert {file.name for file in tmp_path.iterdir()} == {"out", ".output.0123abcd"}

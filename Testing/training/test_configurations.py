@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.train import configuration
@@ -77,9 +78,40 @@ def test_bases_are_merged_and_stages_inherit(tmp_path: Path) -> None:
         ("- 1", "no settings"),
         ("a: [", "no YAML"),
         ("base: no.yaml", "no.yaml"),
+        ("a: &a {b: *a}", "holds itself"),
+        ("stages: &s [*s]", "holds itself"),
+        ("a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{f'*a{n - 1}, ' * 9}]\n" for n in range(1, 10)), "aliases"),
     ],
 )
 def test_says_what_is_wrong_with_a_file(text: str, sentence: str, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=sentence):
         configuration.read(tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize("name", ["../../x", "..", "/tmp/x", "a/b"])
+def test_no_stage_leads_out_of_the_folder(name: str, tmp_path: Path) -> None:
+    ((found, _),) = configuration.stages({"stages": [{"name": name}]})
+    assert (tmp_path / found).resolve().parent == tmp_path
+
+
+def test_stages_of_one_name_are_refused_and_like_ones_told_apart() -> None:
+    (one, _), (two, _) = configuration.stages({"stages": [{"name": "a b"}, {"name": "a/b"}]})
+    assert one != two
+    with pytest.raises(InputError, match="one name"):
+        configuration.stages({"stages": [{"name": "a"}, {"name": "a"}]})
+
+
+@pytest.mark.parametrize("part", ["data", "loss"])
+@pytest.mark.parametrize("path", ["subprocess.Popen", "os.system", "beside.Evil"])
+def test_only_classes_of_a_training_can_be_named(part: str, path: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "beside.py").write_text("open('imported', 'w').close()\nclass Evil: ...\n", encoding="utf-8")
+    evil = {"class_path": path, "init_args": {"args": ["touch", "ran"]}}
+    model = {"method": "voxelmorph", "losses": [{"loss": evil}]} if part == "loss" else {"method": "voxelmorph"}
+    tree = {"model": model, "data": evil if part == "data" else {"class_path": "SyntheticPairs"}}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(tree | {"trainer": {"max_steps": 1}}), encoding="utf-8")
+    with pytest.raises(InputError):
+        train(Work(tmp_path / "c.yaml", tmp_path / "out"))
+    assert {file.name for file in tmp_path.iterdir()} <= {"c.yaml", "beside.py", "__pycache__"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from itertools import product
 
 import numpy as np
@@ -122,3 +124,35 @@ def test_ledger_appends_whole_rows_and_drops_half_ones(tmp_path):
     assert found[1]["message"] == "two lines"
     again.append({"key": "2", "pair": "q", "method": "a", "status": "declined"})
     assert again.done() == {"1", "2"}
+
+
+@pytest.mark.parametrize(
+    "name", ["<script>alert(1)</script>", "a|b", "a\\|b", "`x` <b>", "[a](javascript:b)", "![x](y)", "a\n# b", "&lt;"]
+)
+def test_markdown_shows_a_hostile_name_and_does_nothing_else(name):
+    cell = table.escape(name)
+    assert not set("<>`[]\n") & set(cell)
+    assert len(re.split(r"(?<!\\)\|", f"| {cell} | 1 |")) == 4
+    assert html.unescape(cell).replace("\\|", "|").split() == name.split()
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        (r"\input{/etc/passwd}", r"\textbackslash{}input\{/etc/passwd\}"),
+        ("a_b & 5 %", r"a\_b \& 5 \%"),
+        ("x^2 ~ <y>\n$z$", r"x\textasciicircum{}2 \textasciitilde{} \textless{}y\textgreater{} \$z\$"),
+    ],
+)
+def test_latex_shows_a_hostile_name(name, written):
+    assert f"{written} & 1" in table.latex(pd.DataFrame({"method": [name], "n": ["1"]}), "c")
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+a", "-a", "@SUM(A1)", "'=a", "plain"])
+def test_no_cell_of_the_rows_is_a_formula_and_all_are_read_back(name, tmp_path):
+    ledger = Ledger(tmp_path / "rows.csv")
+    ledger.append({"key": "k", "pair": name, "method": name, "status": "done", "message": name, "seconds": -1.5})
+    cells = (tmp_path / "rows.csv").read_text(encoding="utf-8").splitlines()[1].split(",")
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "@")) or cell == "-a"]
+    (row,) = ledger.rows()
+    assert (row["pair"], row["method"], row["message"], float(row["seconds"])) == (name, name, name, -1.5)

@@ -73,6 +73,19 @@ def test_an_interrupted_block_leaves_the_old_file(tmp_path, error):
     assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "old"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="clears by age")
+@pytest.mark.parametrize("name", ["a.nrrd", "a [1]*.nii.gz", "t.h5"])
+def test_what_a_killed_writer_left_is_cleared_and_nothing_else(tmp_path, name):
+    others = {".b.abcd_123", f".{name}.backup", f".{name}", "other"}
+    for each in (*others, f".{name}.abcd_123"):
+        (tmp_path / each).mkdir()
+    with complete(tmp_path / name) as first, complete(tmp_path / name) as second:  # what is held stays
+        first.write_text("first", encoding="utf-8")
+        second.write_text("second", encoding="utf-8")
+    assert {file.name for file in tmp_path.iterdir()} == {name, *others}
+    assert (tmp_path / name).read_text(encoding="utf-8") == "first"
+
+
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="Cannot write"), complete(tmp_path / "file" / "a.txt"):
@@ -83,7 +96,7 @@ def test_a_read_only_folder_is_refused(tmp_path, monkeypatch):
     def denied(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("tempfile.NamedTemporaryFile", denied)
+    monkeypatch.setattr("tempfile.mkdtemp", denied)
     with pytest.raises(InputError, match=r"Cannot write .*Permission denied.*another"):
         noise().write(tmp_path / "a.nrrd")
 
