@@ -6,7 +6,8 @@ The numerical counterpart of AVSM's affine network (Shen et al., CVPR 2019, Sec.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +17,8 @@ from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.layers.affine_map import affine_displacement, few_voxels, identity_affine
 from RecurrentRegistrationLib.losses.multikernel_lncc import MultiKernelCorrelation
 from RecurrentRegistrationLib.losses.similarity import Similarity
-from RecurrentRegistrationLib.methods.base import Card, Clock, Method, Turn
+from RecurrentRegistrationLib.methods import base
+from RecurrentRegistrationLib.methods.base import Card, Method, Pair
 
 CARD = Card(
     name="affine-opt",
@@ -25,6 +27,7 @@ CARD = Card(
     reference="Shen, Han, Xu, Niethammer: Networks for Joint Affine and Non-parametric Image Registration, CVPR 2019",
     trained=False,
     default_steps=450,
+    masks="weights",
     attaches=("affine", "loss", "learning_rate"),
     identity_at_start=False,
     recurrent=True,
@@ -33,7 +36,7 @@ CARD = Card(
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 
 
-class Pair(NamedTuple):
+class Compared(NamedTuple):
     """Two images `[1, 1, *S]` of one scale and what counts in them, `[1, 1, *S]` or None for everything."""
 
     fixed: Tensor
@@ -41,11 +44,11 @@ class Pair(NamedTuple):
     fixed_mask: Tensor | None = None
     moving_mask: Tensor | None = None
 
-    def at(self, scale: float) -> Pair:
+    def at(self, scale: float) -> Compared:
         """The pair at a fraction of its size, by linear resampling; no axis falls below 16 voxels."""
         shape = [min(n, max(round(n * scale), 16)) for n in self.fixed.shape[2:]]
         with torch.inference_mode(False):  # what is made under inference mode refuses to be differentiated
-            return Pair(*(None if image is None else spatial.resize(image, shape) for image in self))
+            return Compared(*(None if image is None else spatial.resize(image, shape) for image in self))
 
     def loss(self, similarity: Similarity, displacement: Tensor) -> Tensor:
         """Dissimilarity of the fixed and the warped moving image where both masks count."""
@@ -58,12 +61,18 @@ class Pair(NamedTuple):
         return similarity(self.fixed, warped, weight)
 
 
-def pairs(fixed: Tensor, moving: Tensor, fixed_mask: Tensor | None, moving_mask: Tensor | None) -> list[Pair]:
-    """One pair for each item of a batch: their optimisations have nothing in common."""
+def items(pair: Pair) -> list[Compared]:
+    """Each item of a batch by itself: their optimisations have nothing in common."""
     with torch.inference_mode(False):
-        masks = [None if mask is None else (mask > 0).to(fixed.dtype) for mask in (fixed_mask, moving_mask)]
-        images = [fixed.detach().clone(), moving.detach().clone(), *masks]
-    return [Pair(*(None if i is None else i[b : b + 1] for i in images)) for b in range(len(fixed))]
+        masks = [None if m is None else (m > 0).to(pair.fixed.dtype) for m in (pair.fixed_mask, pair.moving_mask)]
+        images = [pair.fixed.detach().clone(), pair.moving.detach().clone(), *masks]
+    return [Compared(*(None if i is None else i[b : b + 1] for i in images)) for b in range(len(pair.fixed))]
+
+
+def scaled(pair: Pair, scale: float) -> list[Compared]:
+    """`items` at a fraction of their size."""
+    whole = pair.once("items", lambda: items(pair))
+    return pair.once(("scaled", scale), lambda: [item.at(scale) for item in whole])
 
 
 class Descent(NamedTuple):
@@ -86,10 +95,10 @@ class Descent(NamedTuple):
     loss: float = math.inf
 
 
-class State(NamedTuple):
-    """Steps made, iterations planned at each scale, and one descent for each pair."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class State(base.State):
+    """With the iterations planned at each scale, and one descent for each pair."""
 
-    index: int
     iterations: tuple[int, ...]
     descents: tuple[Descent, ...]
 
@@ -131,63 +140,41 @@ class AffineOpt(Method):
         self.similarities = similarities or default_similarities(len(self.scales))
         self.rates, self.momentum, self.patience = tuple(rates), momentum, patience
 
-    def steps(
-        self,
-        fixed: Tensor,
-        moving: Tensor,
-        *,
-        fixed_mask: Tensor | None = None,
-        moving_mask: Tensor | None = None,
-        count: int | None = None,
-        state: State | None = None,
-    ) -> Iterator[Turn]:
-        """One step for each iteration; `values` lie on a lattice of a few voxels."""
-        clock, shape = Clock(), tuple(fixed.shape[2:])
-        count = sum(self.iterations) if count is None else count
-        if state is None:
-            start = identity_affine(1, len(shape), fixed)
-            descents = (Descent(start, torch.zeros_like(start)),) * len(fixed)
-            state = State(0, shared_out(self.iterations, count), descents)
-        last, previous = state.index + count, self._values(state, shape)
-        originals, level = pairs(fixed, moving, fixed_mask, moving_mask), -1
-        for index in range(state.index, last):
-            descents = state.descents
-            if level != level_at(index, state.iterations):
-                level = level_at(index, state.iterations)
-                scaled = [pair.at(self.scales[level]) for pair in originals]
-                if index == 0:
-                    descents = [self._with_rate(*pair, level) for pair in zip(scaled, descents, strict=True)]
-                elif index == sum(state.iterations[:level]):
-                    descents = [descent._replace(best=math.inf, stale=0) for descent in descents]
-            descents = tuple(self._iterate(*pair, level) for pair in zip(scaled, descents, strict=True))
-            state = State(index + 1, state.iterations, descents)
-            loss = torch.tensor([d.loss for d in descents])
-            affine = torch.cat([d.affine for d in descents])
-            attached = {
+    def turns(self, state: State | None = None) -> int:
+        """See `Method.turns`."""
+        return sum(self.iterations)
+
+    def begin(self, pair: Pair, *, count: int | None = None, initial: Tensor | None = None) -> State:
+        """See `Method.begin`."""
+        start = identity_affine(1, len(pair.shape), pair.fixed)
+        descents = (Descent(start, torch.zeros_like(start)),) * len(pair.fixed)
+        iterations = shared_out(self.iterations, self.turns() if count is None else count)
+        affine = start.repeat(len(pair.fixed), 1, 1)
+        return State(field=few_voxels(affine, pair.shape), affine=affine, iterations=iterations, descents=descents)
+
+    def advance(self, pair: Pair, state: State) -> State:
+        """One iteration; the displacement lies on a grid of a few voxels."""
+        level = level_at(state.index, state.iterations)
+        images, descents = scaled(pair, self.scales[level]), state.descents
+        if state.index == 0:
+            descents = [self._with_rate(*each, level) for each in zip(images, descents, strict=True)]
+        elif state.index == sum(state.iterations[:level]):
+            descents = [descent._replace(best=math.inf, stale=0) for descent in descents]
+        descents = tuple(self._iterate(*each, level) for each in zip(images, descents, strict=True))
+        affine = torch.cat([d.affine for d in descents])
+        return state.after(
+            few_voxels(affine, pair.shape),
+            f"affine {state.index + 1}/{max(sum(state.iterations), state.last)}",
+            affine=affine,
+            descents=descents,
+            attached={
                 "affine": affine,
-                "loss": loss,
+                "loss": torch.tensor([d.loss for d in descents]),
                 "learning_rate": torch.tensor([d.rate for d in descents]),
-            }
-            values = self._values(state, shape)
-            yield Turn(
-                index + 1,
-                f"affine {index + 1}/{max(sum(state.iterations), last)}",
-                values,
-                shape,
-                clock(),
-                state,
-                previous,
-                lambda _, loss=loss: 1 - loss.mean().item(),
-                affine=affine,
-                attached=attached,
-            )
-            previous = values
+            },
+        )
 
-    @staticmethod
-    def _values(state: State, shape: tuple[int, ...]) -> Tensor:
-        return few_voxels(torch.cat([descent.affine for descent in state.descents]), shape)
-
-    def _with_rate(self, pair: Pair, descent: Descent, level: int, probes: int = 10) -> Descent:
+    def _with_rate(self, pair: Compared, descent: Descent, level: int, probes: int = 10) -> Descent:
         """The descent with the learning rate whose first few iterations lead to the lowest loss."""
 
         def reached(rate: float) -> float:
@@ -198,7 +185,7 @@ class AffineOpt(Method):
 
         return descent._replace(rate=min(self.rates, key=reached))
 
-    def _iterate(self, pair: Pair, descent: Descent, level: int) -> Descent:
+    def _iterate(self, pair: Compared, descent: Descent, level: int) -> Descent:
         """One gradient step."""
         with torch.inference_mode(False), torch.enable_grad():
             affine = descent.affine.clone().requires_grad_()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -17,7 +18,8 @@ from RecurrentRegistrationLib.layers.affine_map import affine_displacement, comp
 from RecurrentRegistrationLib.layers.affine_network import AffineNetwork
 from RecurrentRegistrationLib.layers.momentum_network import MomentumNetwork
 from RecurrentRegistrationLib.layers.vsvf import VSVF, MultiGaussian
-from RecurrentRegistrationLib.methods.base import Card, Clock, Method, Turn
+from RecurrentRegistrationLib.methods import base
+from RecurrentRegistrationLib.methods.base import Card, Method, Pair, Turn
 
 CARD = Card(
     name="avsm",
@@ -32,12 +34,11 @@ CARD = Card(
 )
 
 
-class State(NamedTuple):
-    """Steps made, the affine map in [-1, 1] coordinates and, from the first vSVF step, the map at half resolution."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class State(base.State):
+    """With the map at half resolution, from the first vSVF turn; before it the affine map is all."""
 
-    index: int
-    affine: Tensor
-    displacement: Tensor | None
+    half: Tensor | None = None
 
 
 class AVSM(Method):
@@ -76,35 +77,24 @@ class AVSM(Method):
         self.momentum_network = momentum_network or MomentumNetwork(dimension)
         self.vsvf = VSVF(MultiGaussian(**vsvf)) if isinstance(vsvf, Mapping) else vsvf or VSVF()
 
-    def steps(
-        self,
-        fixed: Tensor,
-        moving: Tensor,
-        *,
-        fixed_mask: Tensor | None = None,
-        moving_mask: Tensor | None = None,
-        count: int | None = None,
-        state: State | None = None,
-    ) -> Iterator[Turn]:
-        """One step for each affine and each vSVF map; `values` of an affine step lie on a lattice of a few voxels."""
-        clock, shape = Clock(), tuple(fixed.shape[2:])
-        done, affine, displacement = state or State(0, identity_affine(len(fixed), len(shape), fixed), None)
-        previous = None if done == 0 else self._values(affine, displacement, shape)
-        last = done + (self.card.default_steps if count is None else count)
-        for index in range(done, last):
-            if index < self.affine_steps:
-                stage = f"affine {index + 1}/{self.affine_steps}"
-                affine = self.checkpointed(self._affine_step, fixed, moving, affine)
-                attached = {"affine": affine}
-            else:
-                stage = f"vSVF {index + 1 - self.affine_steps}/{last - self.affine_steps}"
-                if displacement is None:
-                    displacement = affine_displacement(affine, [-(-n // 2) for n in shape])
-                displacement, attached = self.checkpointed(self._vsvf_step, fixed, moving, displacement)
-            values = self._values(affine, displacement, shape)
-            state = State(index + 1, affine, displacement)
-            yield Turn(index + 1, stage, values, shape, clock(), state, previous, affine=affine, attached=attached)
-            previous = values
+    def begin(self, pair: Pair, *, count: int | None = None, initial: Tensor | None = None) -> State:
+        """See `Method.begin`."""
+        affine = identity_affine(len(pair.fixed), len(pair.shape), pair.fixed)
+        return State(field=few_voxels(affine, pair.shape), affine=affine)
+
+    def advance(self, pair: Pair, state: State) -> State:
+        """An affine map, on a grid of a few voxels, or a vSVF map."""
+        if state.index < self.affine_steps:
+            affine = self._affine_step(pair.fixed, pair.moving, state.affine)
+            field = few_voxels(affine, pair.shape) if state.half is None else state.half
+            stage = f"affine {state.index + 1}/{self.affine_steps}"
+            return state.after(field, stage, affine=affine, attached={"affine": affine})
+        half = state.half
+        if half is None:
+            half = affine_displacement(state.affine, [-(-n // 2) for n in pair.shape])
+        half, attached = self._vsvf_step(pair.fixed, pair.moving, half)
+        stage = f"vSVF {state.index + 1 - self.affine_steps}/{state.last - self.affine_steps}"
+        return state.after(half, stage, half=half, attached=attached)
 
     def _affine_step(self, fixed: Tensor, moving: Tensor, affine: Tensor) -> Tensor:
         """Eq. 1: always the original moving image, warped by the whole map so far."""
@@ -118,10 +108,6 @@ class AVSM(Method):
         momentum = self.momentum_network(warped, fixed)
         displacement, *rest = self.vsvf(momentum, displacement)
         return displacement, dict(zip(("momentum", "velocity", "energy", "clamped"), (momentum, *rest), strict=True))
-
-    @staticmethod
-    def _values(affine: Tensor, displacement: Tensor | None, shape: tuple[int, ...]) -> Tensor:
-        return few_voxels(affine, shape) if displacement is None else displacement
 
 
 class BothDirections(NamedTuple):

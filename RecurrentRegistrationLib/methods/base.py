@@ -1,19 +1,23 @@
-"""What every method is: a module with a card that yields steps."""
+"""What every method is: a module with a card, a beginning and a turn. `Method.steps` makes a registration of them.
+
+Displacements are total, `[B, d, *R]` in voxels of their own grid, which covers the same extent as the images' grid.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-import numpy as np
 import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from RecurrentRegistrationLib import spatial
+from RecurrentRegistrationLib.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -27,15 +31,17 @@ class Card:
         reference: authors, title, venue, year.
         dimensions: 2, 3 or both.
         trained: whether it needs weights.
-        default_steps: how many steps `count=None` makes.
+        default_steps: how many turns `count=None` makes.
         spacing: isotropic working spacing in millimetres, None for what the images and the memory allow.
         multiple: working sizes are padded to multiples of this.
         intensities: "unit" for [0, 1], "zscore" for zero mean and unit deviation clamped to [-2, 2].
-        attaches: what its steps carry in `attached`.
+        masks: what it does with masks: "weights", it compares only what lies inside; "ignored", nothing.
+        initial: whether it can begin with a displacement.
+        attaches: what its turns carry in `attached`.
         parameters: trainable parameters by dimension with the default options, where it has any.
         identity_at_start: whether the untrained method moves nothing (less than a hundredth of a voxel).
         recurrent: whether its last step may be repeated without end, so that more than `default_steps` are welcome.
-        bytes_per_voxel: peak working memory for each voxel of the working lattice, for the estimate before a run.
+        bytes_per_voxel: peak working memory for each voxel of the working grid, for the estimate before a run.
     """
 
     name: str
@@ -48,33 +54,92 @@ class Card:
     spacing: float | None = None
     multiple: int = 1
     intensities: str = "unit"
+    masks: Literal["weights", "ignored"] = "ignored"
+    initial: bool = False
     attaches: tuple[str, ...] = ()
-    parameters: Mapping[int, int] = field(default_factory=dict)
+    parameters: Mapping[int, int] = dataclasses.field(default_factory=dict)
     identity_at_start: bool = False
     recurrent: bool = False
     bytes_per_voxel: int = 400
 
+    @property
+    def uses_masks(self) -> bool:
+        """Whether masks change what the method finds."""
+        return self.masks != "ignored"
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """What is registered, on one grid.
+
+    Attributes:
+        fixed: `[B, 1, *S]`, intensities as the card asks.
+        moving: likewise.
+        fixed_mask: `[B, 1, *S]`, above 0 where the similarity counts; None for everywhere.
+        moving_mask: likewise in the moving image.
+    """
+
+    fixed: Tensor
+    moving: Tensor
+    fixed_mask: Tensor | None = None
+    moving_mask: Tensor | None = None
+    _made: dict[Hashable, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The grid's size `S`."""
+        return tuple(self.fixed.shape[2:])
+
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """`make()` of the first call with this key: what turns share and no parameter has a part in."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class State:
+    """Where a registration stands; methods add what continues their recurrence.
+
+    Attributes:
+        field: the total displacement so far.
+        stage: where in the method's schedule, for example "affine 3/7" or "1/4 res 5/12".
+        index: turns made.
+        last: index of the last turn that is asked for; `Method.steps` sets it.
+        affine: the part of the displacement that is an affine map, which goes on beyond the grid: `[B, d, d + 1]` in
+            [-1, 1] coordinates (`layers.affine_map`); None for none.
+        attached: what the method knows of the last turn beyond that (a Gaussian, a confidence, a gradient).
+        finished: nothing is left to do.
+    """
+
+    field: Tensor
+    stage: str = ""
+    index: int = 0
+    last: int = 0
+    affine: Tensor | None = None
+    attached: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    finished: bool = False
+
+    def after(self, field: Tensor, stage: str, **changes: Any) -> Self:
+        """The state one turn later, with nothing attached unless it is given."""
+        return dataclasses.replace(
+            self, **{"field": field, "stage": stage, "index": self.index + 1, "attached": {}, **changes}
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Turn:
-    """One refinement of a registration.
+    """The record of one turn.
 
     Attributes:
         index: counts from 1 over the whole registration.
-        stage: where in the method's schedule, for example "affine 3/7" or "1/4 res 5/12".
-        values: the **total** displacement so far, `[B, d, *R]` in voxels of its own lattice, which may be coarser than
-            the working lattice but covers the same extent.
-        shape: the working lattice `S`.
-        seconds: since the method began.
-        state: whatever continues the recurrence after this step; opaque to everyone but the method.
-        previous: `values` of the step before, on whatever lattice; None for zero.
-        measure: similarity at this step, higher is better, at the resolution it works at; called at most once.
-        linear: homogeneous matrix `[d+1, d+1]` in voxels of the working lattice, tensor order, that follows the
-            displacement: the linear alignment that came before; None for the identity.
-        affine: the part of `values` that is an affine map, which goes on beyond the lattice: `[B, d, d + 1]` in [-1, 1]
-            coordinates (`layers.affine_map`); None for none.
-        moved: mean length of this step's change where the producer knows it; otherwise `previous` tells.
-        attached: what the method knows beyond that (a Gaussian, a confidence, a hidden state).
+        stage: as in `State`.
+        values: the total displacement `[B, d, *R]`.
+        shape: size `S` of the images' grid.
+        seconds: since `Method.steps` began.
+        state: continues the recurrence after this turn; opaque to everyone but the method.
+        affine: as in `State`.
+        attached: as in `State`.
     """
 
     index: int
@@ -83,52 +148,21 @@ class Turn:
     shape: tuple[int, ...]
     seconds: float = 0.0
     state: Any = None
-    previous: Tensor | None = None
-    measure: Callable[[Turn], float] | None = None
-    linear: np.ndarray | None = None
     affine: Tensor | None = None
-    moved: float | None = None
-    attached: Mapping[str, Any] = field(default_factory=dict)
+    attached: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @cached_property
     def displacement(self) -> Tensor:
-        """The total displacement `[B, d, *S]` in voxels of the working lattice, the linear part included."""
-        deformation = spatial.resize_displacement(self.values, self.shape)
-        if self.linear is None:
-            return deformation
-        return spatial.follow_linear(deformation, self.linear)
-
-    @cached_property
-    def similarity(self) -> float:
-        """Similarity of the fixed and the warped image at this step; NaN where nothing measures it."""
-        return float("nan") if self.measure is None else self.measure(self)
-
-    @cached_property
-    def folding(self) -> float:
-        """Per cent of voxels with a Jacobian determinant of 0 or less."""
-        return 100 * spatial.folding_fraction(self.values)
-
-    @cached_property
-    def mean_update(self) -> float:
-        """Mean length of this step's change, in voxels of the working lattice."""
-        if self.moved is not None:
-            return self.moved
-        sample: tuple = (..., *[slice(None, None, max(1, n // 32)) for n in self.values.shape[2:]])  # enough for a mean
-        change = self.values[sample]
-        if self.previous is not None:
-            change = change - spatial.resize_displacement(self.previous, tuple(self.values.shape[2:]))[sample]
-        sizes = zip(self.shape, self.values.shape[2:], strict=True)
-        ratio = [(n - 1) / (o - 1) if o > 1 else 1.0 for n, o in sizes]
-        scale = torch.tensor(ratio, dtype=change.dtype, device=change.device).view(1, -1, *[1] * len(ratio))
-        return (change * scale).norm(dim=1).mean().item()
+        """The total displacement `[B, d, *S]` in voxels of the images' grid."""
+        return spatial.resize_displacement(self.values, self.shape)
 
 
 class Method(nn.Module):
-    """A registration as a generator of steps. Subclasses give `card` and `steps`.
+    """A registration as a recurrence. Subclasses give `card`, `begin` and `advance`.
 
     Attributes:
         card: what it is for and what it expects.
-        checkpoint: recompute each step in the backward pass instead of keeping its activations: memory for time.
+        checkpoint: recompute each turn in the backward pass instead of keeping its activations: memory for time.
         sampling: keep the noise and dropout of the training also in evaluation, so that every run is a sample.
     """
 
@@ -136,15 +170,27 @@ class Method(nn.Module):
     checkpoint: bool = False
     sampling: bool = False
 
-    def train(self, mode: bool = True) -> Self:
-        """As PyTorch's; `sampling` keeps the method in training."""
-        return super().train(mode or self.sampling)
+    def begin(self, pair: Pair, *, count: int | None = None, initial: Tensor | None = None) -> Any:
+        """The state before the first turn.
 
-    def checkpointed(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """`function(*arguments)`, one step's work; its activations are recomputed where `checkpoint` asks for it."""
-        if self.checkpoint and torch.is_grad_enabled():
-            return torch.utils.checkpoint.checkpoint(function, *arguments, use_reentrant=False)
-        return function(*arguments)
+        Args:
+            pair: what is registered.
+            count: turns that will be made, for methods that plan them; None for as many as `turns` says.
+            initial: a displacement `[B, d, *S]` to begin with, where the card says that the method can.
+        """
+        raise NotImplementedError
+
+    def advance(self, pair: Pair, state: Any) -> Any:
+        """The state one turn later; `state` stays as it is, so that any of them can be taken up again."""
+        raise NotImplementedError
+
+    def turns(self, state: Any = None) -> int:
+        """How many turns are made where no number is asked for, from the start or after a state."""
+        return self.card.default_steps
+
+    def resume(self, state: Any, count: int | None) -> Any:
+        """A state as it is taken up again for `count` more turns."""
+        return dataclasses.replace(state, finished=False)
 
     def steps(
         self,
@@ -155,27 +201,60 @@ class Method(nn.Module):
         moving_mask: Tensor | None = None,
         count: int | None = None,
         state: Any = None,
+        initial: Tensor | None = None,
     ) -> Iterator[Turn]:
-        """Yield one `Turn` for each refinement of fixed and moving `[B, 1, *S]` on one lattice.
+        """Yield each turn of a registration of fixed and moving `[B, 1, *S]` on one grid.
 
         Args:
             fixed: intensities as the card asks.
             moving: likewise, same shape.
             fixed_mask: `[B, 1, *S]`, above 0 where the similarity counts; None for everywhere.
             moving_mask: likewise in the moving image.
-            count: number of steps; None for the card's default.
-            state: `state` of an earlier step: the recurrence continues where that step left it.
+            count: number of turns; None for the method's own.
+            state: `state` of an earlier turn: the recurrence continues where that turn left it.
+            initial: a displacement `[B, d, *S]` to begin with.
+
+        Raises:
+            InputError: the method cannot begin with a displacement, or has not so many turns.
         """
-        raise NotImplementedError
+        clock, pair = Clock(), Pair(fixed, moving, fixed_mask, moving_mask)
+        if initial is not None and not self.card.initial:
+            raise InputError(f"The method '{self.card.name}' cannot begin with a displacement.")
+        turns = self.turns(state) if count is None else count
+        if state is None:
+            state = self.checkpointed(lambda _: self.begin(pair, count=count, initial=initial), fixed)
+        else:
+            state = self.resume(state, count)
+        state = dataclasses.replace(state, last=state.index + turns)
+        while state.index < state.last and not state.finished:
+            state = self.turn(pair, state)
+            yield Turn(state.index, state.stage, state.field, pair.shape, clock(), state, state.affine, state.attached)
 
     def forward(self, fixed: Tensor, moving: Tensor, **options: Any) -> Tensor:
-        """The displacement `[B, d, *S]` after the last step."""
+        """The displacement `[B, d, *S]` after the last turn."""
         last: Turn | None = None
-        for step in self.steps(fixed, moving, **options):
-            last = step
+        for turn in self.steps(fixed, moving, **options):
+            last = turn
         if last is None:
-            raise ValueError("The method made no step.")
+            raise ValueError("The method made no turn.")
         return last.displacement
+
+    def train(self, mode: bool = True) -> Self:
+        """As PyTorch's; `sampling` keeps the method in training."""
+        return super().train(mode or self.sampling)
+
+    def checkpointed(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """`function(*arguments)`; its activations are recomputed where `checkpoint` asks for it.
+
+        One argument at least is a tensor: it tells of which device the random state has to be kept.
+        """
+        if self.checkpoint and torch.is_grad_enabled():
+            return torch.utils.checkpoint.checkpoint(function, *arguments, use_reentrant=False)
+        return function(*arguments)
+
+    def turn(self, pair: Pair, state: Any) -> Any:
+        """`advance`, checkpointed."""
+        return self.checkpointed(lambda _: self.advance(pair, state), pair.fixed)
 
 
 class Clock:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,8 @@ from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.layers import bspline
 from RecurrentRegistrationLib.losses.regularity import folding_penalty, total_variation
 from RecurrentRegistrationLib.losses.similarity import LocalCorrelation, MeanSquaredError, Similarity
-from RecurrentRegistrationLib.methods.base import Card, Clock, Method, Turn
+from RecurrentRegistrationLib.methods import base
+from RecurrentRegistrationLib.methods.base import Card, Method, Pair
 
 CARD = Card(
     name="bspline",
@@ -24,6 +26,8 @@ CARD = Card(
     "arXiv 2018, as the baseline of R. Sandkühler et al., NeurIPS 2019.",
     trained=False,
     default_steps=750,
+    masks="weights",
+    initial=True,
     attaches=("loss", "control_points"),
     recurrent=True,
     bytes_per_voxel=300,
@@ -42,24 +46,21 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-class State(NamedTuple):
-    """Where the optimisation stands.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class State(base.State):
+    """With where the optimisation stands.
 
     Attributes:
-        index: steps made.
-        level: the scale, counted from the coarsest; -1 before the first step.
-        values: the total displacement `[B, d, *R]`, voxels of this scale's lattice.
-        start: what of it the coarser scales found.
+        level: the scale, counted from the coarsest; -1 before the first turn.
+        start: what of the displacement the coarser scales found.
         coefficients: `[B, d, *G]`, in halves of the image's longest axis.
         optimiser: Adam's memory.
     """
 
-    index: int
-    level: int
-    values: Tensor
-    start: Tensor
-    coefficients: Tensor
-    optimiser: dict[str, Any]
+    level: int = -1
+    start: Tensor | None = None
+    coefficients: Tensor | None = None
+    optimiser: Mapping[str, Any] | None = None
 
 
 class BSpline(Method):
@@ -104,99 +105,92 @@ class BSpline(Method):
         self.similarity = similarity or MeanSquaredError()
         self.scales, self.strides, self.iterations = tuple(scales), tuple(strides), tuple(iterations)
 
-    def steps(
-        self,
-        fixed: Tensor,
-        moving: Tensor,
-        *,
-        fixed_mask: Tensor | None = None,
-        moving_mask: Tensor | None = None,
-        count: int | None = None,
-        state: State | None = None,
-    ) -> Iterator[Turn]:
-        """See `Method.steps`."""
-        clock, shape, planned = Clock(), tuple(fixed.shape[2:]), sum(self.iterations)
-        images = _differentiable(fixed, moving, fixed_mask, moving_mask)
-        first = state.index if state else 0
-        descent, previous = None, state.values if state else None
-        for index in range(first + 1, first + 1 + (planned if count is None else count)):
-            level = sum(index > sum(self.iterations[: n + 1]) for n in range(len(self.scales) - 1))
-            if descent is None or descent.level != level:
-                descent = Descent(self, level, images, state)
-            state, loss = descent.iterate(index)
-            yield Turn(
-                index=index,
-                stage=f"1/{round(1 / self.scales[level])} res, B-spline {index}/{max(planned, index)}",
-                values=state.values,
-                shape=shape,
-                seconds=clock(),
-                state=state,
-                previous=previous,
-                attached={"loss": loss, "control_points": descent.half * state.coefficients},
-            )
-            previous = state.values
+    def turns(self, state: State | None = None) -> int:
+        """See `Method.turns`."""
+        return sum(self.iterations)
 
+    def begin(self, pair: Pair, *, count: int | None = None, initial: Tensor | None = None) -> State:
+        """See `Method.begin`."""
+        return State(field=spatial.zero_displacement(pair.fixed) if initial is None else initial)
 
-class Descent:
-    """Adam on the coefficients of one scale, from where a state leaves it."""
-
-    def __init__(self, method: BSpline, level: int, images: Sequence[Tensor | None], state: State | None) -> None:
-        self.level, self._method = level, method
-        size = [min(n, max(round(n * method.scales[level]), 16)) for n in images[0].shape[2:]]
-        self.half = (max(size) - 1) / 2
+    def advance(self, pair: Pair, state: State) -> State:
+        """One iteration, on its scale's grid."""
+        index = state.index + 1
+        level = sum(index > sum(self.iterations[: n + 1]) for n in range(len(self.scales) - 1))
+        images = pair.once("images", lambda: _differentiable(pair))
+        scale = pair.once(("scale", level), lambda: Scale(self, level, images))
+        same = state.level == level
         with torch.inference_mode(False):
-            self._fixed, self._moving, self._fixed_mask, self._moving_mask = (
-                None if image is None else _shrink(image, size) for image in images
-            )
-            self._bases = [bspline.basis(n, method.strides[level], method.order).to(images[0]) for n in size]
-            same = state is not None and state.level == level
+            start = state.start if same else scale.resized(state.field)
+            coefficients = nn.Parameter(state.coefficients.clone() if same else scale.no_coefficients(len(start)))
+            optimiser = torch.optim.Adam([coefficients], lr=self.rate, amsgrad=True)
             if same:
-                self._start, coefficients = state.start, state.coefficients.clone()
-            else:
-                zero = spatial.zero_displacement(self._fixed)
-                self._start = zero if state is None else spatial.resize_displacement(state.values, size)
-                coefficients = zero.new_zeros(*zero.shape[:2], *[basis.shape[1] for basis in self._bases])
-            self._coefficients = nn.Parameter(coefficients)
-            self._optimiser = torch.optim.Adam([self._coefficients], lr=method.rate, amsgrad=True)
-            if same:
-                self._optimiser.load_state_dict(state.optimiser)
-        self._values: Tensor | None = None
+                optimiser.load_state_dict(copy.deepcopy(state.optimiser))
+            with torch.enable_grad():
+                loss = self._loss(scale, start + scale.deformation(coefficients))
+                (len(start) * loss).backward()  # the loss is a mean over the batch, whose items are strangers
+            optimiser.step()
+            coefficients = coefficients.detach()
+            values = start + scale.deformation(coefficients)
+        return state.after(
+            values,
+            f"1/{round(1 / self.scales[level])} res, B-spline {index}/{max(self.turns(), index)}",
+            level=level,
+            start=start,
+            coefficients=coefficients,
+            optimiser=optimiser.state_dict(),
+            attached={"loss": loss.item(), "control_points": scale.half * coefficients},
+        )
 
-    def iterate(self, index: int) -> tuple[State, float]:
-        """One iteration, the `index`-th: where it leads, and the loss it began with."""
-        with torch.inference_mode(False), torch.enable_grad():
-            values = self._displacement() if self._values is None else self._values
-            loss = self._loss(values)
-            self._optimiser.zero_grad()
-            (len(values) * loss).backward()  # the loss is a mean over the batch, whose items are strangers
-            self._optimiser.step()
-            self._values = self._displacement()
-        coefficients = self._coefficients.detach().clone()
-        optimiser = copy.deepcopy(self._optimiser.state_dict())
-        return State(index, self.level, self._values.detach(), self._start, coefficients, optimiser), loss.item()
-
-    def _displacement(self) -> Tensor:
-        """The total displacement `[B, d, *R]`, voxels."""
-        return self._start + self.half * bspline.evaluate(self._coefficients, self._bases)
-
-    def _loss(self, displacement: Tensor) -> Tensor:
-        warped = spatial.warp(self._moving, displacement)
-        weight = self._fixed_mask
-        if self._moving_mask is not None:
-            seen = spatial.warp(self._moving_mask, displacement.detach())
+    def _loss(self, scale: Scale, displacement: Tensor) -> Tensor:
+        warped = spatial.warp(scale.moving, displacement)
+        weight = scale.fixed_mask
+        if scale.moving_mask is not None:
+            seen = spatial.warp(scale.moving_mask, displacement.detach())
             weight = seen if weight is None else weight * seen
-        loss = self._method.similarity(self._fixed, warped, weight)
-        loss = loss + self._method.smoothness * total_variation(displacement, units="normalised")
-        if self._method.folding:
-            loss = loss + self._method.folding * folding_penalty(displacement, margin=0.1)
+        loss = self.similarity(scale.fixed, warped, weight)
+        loss = loss + self.smoothness * total_variation(displacement, units="normalised")
+        if self.folding:
+            loss = loss + self.folding * folding_penalty(displacement, margin=0.1)
         return loss
 
 
-def _differentiable(*images: Tensor | None) -> list[Tensor | None]:
-    """Copies that can be differentiated through also where inference mode made the images; masks are 0 or 1."""
+class Scale:
+    """Images and B-spline of one scale.
+
+    Attributes:
+        half: voxels in half of the image's longest axis.
+        fixed, moving, fixed_mask, moving_mask: as in `Pair`, shrunk.
+    """
+
+    def __init__(self, method: BSpline, level: int, images: Sequence[Tensor | None]) -> None:
+        self._size = [min(n, max(round(n * method.scales[level]), 16)) for n in images[0].shape[2:]]
+        self.half = (max(self._size) - 1) / 2
+        with torch.inference_mode(False):
+            self.fixed, self.moving, self.fixed_mask, self.moving_mask = (
+                None if image is None else _shrink(image, self._size) for image in images
+            )
+            self._bases = [bspline.basis(n, method.strides[level], method.order).to(images[0]) for n in self._size]
+
+    def resized(self, displacement: Tensor) -> Tensor:
+        """A displacement on this scale's grid."""
+        return spatial.resize_displacement(displacement, self._size)
+
+    def no_coefficients(self, batch: int) -> Tensor:
+        """Zeros `[B, d, *G]`."""
+        return self.fixed.new_zeros(batch, len(self._size), *[basis.shape[1] for basis in self._bases])
+
+    def deformation(self, coefficients: Tensor) -> Tensor:
+        """The displacement `[B, d, *R]` (voxels) of coefficients `[B, d, *G]`."""
+        return self.half * bspline.evaluate(coefficients, self._bases)
+
+
+def _differentiable(pair: Pair) -> list[Tensor | None]:
+    """Copies of images and masks to differentiate through, also where inference mode made them; masks are 0 or 1."""
     with torch.inference_mode(False):
-        fixed, moving, *masks = (None if image is None else image.detach().float().clone() for image in images)
-        return [fixed, moving, *(None if mask is None else (mask > 0).float() for mask in masks)]
+        images = (image.detach().float().clone() for image in (pair.fixed, pair.moving))
+        masks = (None if mask is None else (mask > 0).float() for mask in (pair.fixed_mask, pair.moving_mask))
+        return [*images, *masks]
 
 
 def _shrink(image: Tensor, size: Sequence[int]) -> Tensor:

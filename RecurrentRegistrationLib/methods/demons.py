@@ -6,8 +6,7 @@ symmetric forces and the diffeomorphic variant by Vercauteren et al., NeuroImage
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import SimpleITK as sitk
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.errors import InputError
-from RecurrentRegistrationLib.methods.base import Card, Clock, Method, Turn
+from RecurrentRegistrationLib.methods.base import Card, Method, Pair, State
 
 CARD = Card(
     name="demons",
@@ -25,6 +24,7 @@ CARD = Card(
     "registration, NeuroImage 2009",
     trained=False,
     default_steps=12,
+    initial=True,
     recurrent=True,
     bytes_per_voxel=200,
 )
@@ -36,13 +36,6 @@ FORCES = {
 }
 SHRINK = (4, 2, 1)
 SMALLEST = 8  # voxels: no axis is shrunk below
-
-
-class State(NamedTuple):
-    """Steps made and the total displacement in voxels of its own lattice."""
-
-    index: int
-    displacement: Tensor
 
 
 class Demons(Method):
@@ -76,16 +69,15 @@ class Demons(Method):
         self.forces, self.smoothing, self.iterations = forces, smoothing, iterations
         self.steps_per_level = steps_per_level
 
-    def steps(self, fixed, moving, *, fixed_mask=None, moving_mask=None, count=None, state=None) -> Iterator[Turn]:
-        """One step for every few iterations; ITK's demons know no masks."""
-        clock, shape = Clock(), tuple(fixed.shape[2:])
-        first, displacement = state or State(0, spatial.zero_displacement(_shrunk(fixed, SHRINK[0])))
-        for index in range(first, first + (self.card.default_steps if count is None else count)):
-            level = min(index // self.steps_per_level, len(SHRINK) - 1)
-            previous = displacement
-            displacement = self._refine(_shrunk(fixed, SHRINK[level]), _shrunk(moving, SHRINK[level]), displacement)
-            stage = "full res" if SHRINK[level] == 1 else f"1/{SHRINK[level]} res"
-            yield Turn(index + 1, stage, displacement, shape, clock(), State(index + 1, displacement), previous)
+    def begin(self, pair: Pair, *, count: int | None = None, initial: Tensor | None = None) -> State:
+        """See `Method.begin`."""
+        return State(field=spatial.zero_displacement(_shrunk(pair.fixed, SHRINK[0])) if initial is None else initial)
+
+    def advance(self, pair: Pair, state: State) -> State:
+        """A few iterations; ITK's demons know no masks."""
+        factor = SHRINK[min(state.index // self.steps_per_level, len(SHRINK) - 1)]
+        images = pair.once(factor, lambda: [_shrunk(image, factor) for image in (pair.fixed, pair.moving)])
+        return state.after(self._refine(*images, state.field), "full res" if factor == 1 else f"1/{factor} res")
 
     def _refine(self, fixed: Tensor, moving: Tensor, displacement: Tensor) -> Tensor:
         displacement = spatial.resize_displacement(displacement, fixed.shape[2:])

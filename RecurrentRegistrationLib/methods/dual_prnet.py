@@ -6,8 +6,7 @@ successor, Kang et al., Dual-Stream PRNet++, Medical Image Analysis 2022.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +16,8 @@ from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.layers.convolution import ConvolutionBlock, crop, displacement_head
 from RecurrentRegistrationLib.layers.local_correlation import local_correlation
 from RecurrentRegistrationLib.layers.residual_block import ResidualBlock
-from RecurrentRegistrationLib.methods.base import Card, Clock, Method, Turn
+from RecurrentRegistrationLib.methods import base
+from RecurrentRegistrationLib.methods.base import Card, Method, Pair
 
 CARD = Card(
     name="dual-prnet",
@@ -34,11 +34,12 @@ DECODER = (32, 32, 16, 16, 8)  # channels from a sixteenth to the full size
 STAGES = ("1/16 res", "1/8 res", "1/4 res", "1/2 res", "full res")
 
 
-class State(NamedTuple):
-    """Steps made and the total displacement in voxels of its own lattice."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class State(base.State):
+    """With the features `[B, C, *S]` of both images at each level, coarsest first."""
 
-    index: int
-    displacement: Tensor
+    fixed: list[Tensor]
+    moving: list[Tensor]
 
 
 class Pyramid(nn.Module):
@@ -92,20 +93,15 @@ class DualPRNet(Method):
         correlations = 3**dimension if correlation else 0
         self.heads = nn.ModuleList(displacement_head(dimension, 2 * width + correlations) for width in DECODER)
 
-    def steps(self, fixed, moving, *, fixed_mask=None, moving_mask=None, count=None, state=None) -> Iterator[Turn]:
-        """One step for each level; the masks are not used."""
-        clock, shape = Clock(), tuple(fixed.shape[2:])
-        fixed_pyramid = self.checkpointed(self.pyramid, fixed)
-        moving_pyramid = self.checkpointed(self.pyramid, moving)
-        first, displacement = state or State(0, spatial.zero_displacement(fixed_pyramid[0].float()))
-        for index in range(first, first + (self.card.default_steps if count is None else count)):
-            level = min(index, len(STAGES) - 1)
-            previous = displacement
-            displacement = self.checkpointed(
-                self._refine, level, fixed_pyramid[level], moving_pyramid[level], displacement
-            )
-            state = State(index + 1, displacement)
-            yield Turn(index + 1, STAGES[level], displacement, shape, clock(), state, previous)
+    def begin(self, pair: Pair, *, count: int | None = None, initial: Tensor | None = None) -> State:
+        """See `Method.begin`."""
+        fixed, moving = self.pyramid(pair.fixed), self.pyramid(pair.moving)
+        return State(field=spatial.zero_displacement(fixed[0].float()), fixed=fixed, moving=moving)
+
+    def advance(self, pair: Pair, state: State) -> State:
+        """One level."""
+        level = min(state.index, len(STAGES) - 1)
+        return state.after(self._refine(level, state.fixed[level], state.moving[level], state.field), STAGES[level])
 
     def _refine(self, level: int, fixed: Tensor, moving: Tensor, displacement: Tensor) -> Tensor:
         displacement = spatial.resize_displacement(displacement, fixed.shape[2:])

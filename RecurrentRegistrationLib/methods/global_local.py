@@ -7,9 +7,6 @@ AVSM and the local one the wider strided VoxelMorph network.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
@@ -17,7 +14,7 @@ from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.layers.affine_map import affine_displacement
 from RecurrentRegistrationLib.layers.affine_network import AffineNetwork
 from RecurrentRegistrationLib.layers.unet import displacement_unet, legacy_widths
-from RecurrentRegistrationLib.methods.base import Card, Clock, Method, Turn
+from RecurrentRegistrationLib.methods.base import Card, Method, Pair, State
 
 CARD = Card(
     name="global-local",
@@ -31,14 +28,6 @@ CARD = Card(
     identity_at_start=True,
     recurrent=True,
 )
-
-
-class State(NamedTuple):
-    """Steps made, the total displacement in voxels and the affine map it began with."""
-
-    index: int
-    displacement: Tensor
-    affine: Tensor | None = None
 
 
 class GlobalLocal(Method):
@@ -58,22 +47,19 @@ class GlobalLocal(Method):
         self.affine = AffineNetwork(dimension)
         self.local = displacement_unet(dimension, **legacy_widths(width))
 
-    def steps(self, fixed, moving, *, fixed_mask=None, moving_mask=None, count=None, state=None) -> Iterator[Turn]:
-        """The global step, then local ones; the masks are not used."""
-        clock, shape = Clock(), tuple(fixed.shape[2:])
-        first, displacement, affine = state or State(0, spatial.zero_displacement(fixed))
-        for index in range(first, first + (self.card.default_steps if count is None else count)):
-            previous, attached = displacement, {}
-            if index == 0:
-                attached["affine"] = affine = self.checkpointed(self.affine, moving, fixed).float()
-                displacement = affine_displacement(affine, shape)
-            else:
-                warped = spatial.warp(moving, displacement)
-                residual = self.checkpointed(self.local, torch.cat([fixed, warped], dim=1)).float()
-                displacement = spatial.compose(residual, displacement)
-            stage, state = "global" if index == 0 else "local", State(index + 1, displacement, affine)
-            parts = {"affine": affine, "attached": attached}
-            yield Turn(index + 1, stage, displacement, shape, clock(), state, previous, **parts)
+    def begin(self, pair: Pair, *, count: int | None = None, initial: Tensor | None = None) -> State:
+        """See `Method.begin`."""
+        return State(field=spatial.zero_displacement(pair.fixed))
+
+    def advance(self, pair: Pair, state: State) -> State:
+        """The global turn, then local ones."""
+        if state.index == 0:
+            affine = self.affine(pair.moving, pair.fixed).float()
+            total = affine_displacement(affine, pair.shape)
+            return state.after(total, "global", affine=affine, attached={"affine": affine})
+        warped = spatial.warp(pair.moving, state.field)
+        residual = self.local(torch.cat([pair.fixed, warped], dim=1)).float()
+        return state.after(spatial.compose(residual, state.field), "local")
 
 
 def create(dimension: int = 3, **options) -> GlobalLocal:

@@ -6,8 +6,7 @@ Qiu et al., Embedding Gradient-based Optimization in Image Registration Networks
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,7 @@ from RecurrentRegistrationLib.layers.convolution import LEAK, convolution
 from RecurrentRegistrationLib.layers.pyramid import shrink
 from RecurrentRegistrationLib.layers.similarity_gradient import common_weight, gradient_of, squared_error_gradient
 from RecurrentRegistrationLib.losses.similarity import LocalCorrelation
-from RecurrentRegistrationLib.methods.base import Card, Clock, Method, Turn
+from RecurrentRegistrationLib.methods.base import Card, Method, Pair, State
 
 CARD = Card(
     name="gradirn",
@@ -27,6 +26,8 @@ CARD = Card(
     reference="Qiu, Hammernik, Qin, Chen, Rueckert: Embedding Gradient-based Optimization in Image Registration "
     "Networks, MICCAI 2022",
     default_steps=6,
+    masks="weights",
+    initial=True,
     attaches=("gradient",),
     parameters={2: 177_042, 3: 179_976},
     recurrent=True,
@@ -34,30 +35,6 @@ CARD = Card(
 GRADIENTS = {"mse": squared_error_gradient, "ncc": gradient_of(LocalCorrelation(radius=4, squared=False))}
 BLOCKS = {2: (3, 1), 3: (1, 3)}  # blocks of a level and how often each is repeated
 STEP_SCALE = 10.0  # the released code's fixed factor of the learned step size
-
-
-class State(NamedTuple):
-    """Steps made and the total displacement in voxels of the last step's level."""
-
-    made: int
-    displacement: Tensor
-
-
-class _Pair(NamedTuple):
-    """What one level compares, and where it counts."""
-
-    fixed: Tensor
-    moving: Tensor
-    fixed_mask: Tensor | None
-    moving_mask: Tensor | None
-
-    @classmethod
-    def at(
-        cls, factor: int, fixed: Tensor, moving: Tensor, fixed_mask: Tensor | None, moving_mask: Tensor | None
-    ) -> _Pair:
-        """The images and masks `[B, 1, *S]` shrunk by a factor."""
-        masks = (None if mask is None else shrink((mask > 0).float(), factor) for mask in (fixed_mask, moving_mask))
-        return cls(shrink(fixed, factor), shrink(moving, factor), *masks)
 
 
 class Block(nn.Module):
@@ -131,50 +108,45 @@ class GraDIRN(Method):
             Block(dimension, channels=channels, step_size=step_size) for _ in range(levels * self.per_level)
         )
 
-    def steps(
-        self,
-        fixed: Tensor,
-        moving: Tensor,
-        *,
-        fixed_mask: Tensor | None = None,
-        moving_mask: Tensor | None = None,
-        count: int | None = None,
-        state: State | None = None,
-    ) -> Iterator[Turn]:
-        """One step for each application of a block."""
-        clock, shape = Clock(), tuple(fixed.shape[2:])
-        first, displacement = (0, None) if state is None else state
-        pairs: dict[int, _Pair] = {}
-        for index in range(first, first + (self.schedule if count is None else count)):
-            block = min(index, self.schedule - 1) // self.repeats
-            level = block // self.per_level
-            if level not in pairs:
-                factor = 2 ** (self.levels - 1 - level)
-                pairs = {level: _Pair.at(factor, fixed, moving, fixed_mask, moving_mask)}
-            previous = displacement
-            displacement, gradient = self._descend(self.blocks[block], pairs[level], previous)
-            name = "full res" if factor == 1 else f"1/{factor} res"
-            yield Turn(
-                index + 1,
-                f"{name} {index + 1 - level * self.per_level * self.repeats}",
-                displacement,
-                shape,
-                clock(),
-                State(index + 1, displacement),
-                previous,
-                attached={"gradient": gradient},
-            )
+    def turns(self, state: State | None = None) -> int:
+        """See `Method.turns`."""
+        return self.schedule
 
-    def _descend(self, block: nn.Module, pair: _Pair, displacement: Tensor | None) -> tuple[Tensor, Tensor]:
+    def begin(self, pair: Pair, *, count: int | None = None, initial: Tensor | None = None) -> State:
+        """See `Method.begin`."""
+        coarsest = self._at(pair, 2 ** (self.levels - 1)).fixed
+        return State(field=spatial.zero_displacement(coarsest) if initial is None else initial)
+
+    def advance(self, pair: Pair, state: State) -> State:
+        """One application of a block."""
+        block = min(state.index, self.schedule - 1) // self.repeats
+        level = block // self.per_level
+        factor = 2 ** (self.levels - 1 - level)
+        displacement, gradient = self._descend(self.blocks[block], self._at(pair, factor), state.field)
+        name = "full res" if factor == 1 else f"1/{factor} res"
+        stage = f"{name} {state.index + 1 - level * self.per_level * self.repeats}"
+        return state.after(displacement, stage, attached={"gradient": gradient})
+
+    @staticmethod
+    def _at(pair: Pair, factor: int) -> Pair:
+        """The pair shrunk by a factor, its masks as weights."""
+
+        def shrunk() -> Pair:
+            masks = (
+                None if m is None else shrink((m > 0).float(), factor) for m in (pair.fixed_mask, pair.moving_mask)
+            )
+            return Pair(shrink(pair.fixed, factor), shrink(pair.moving, factor), *masks)
+
+        return pair.once(factor, shrunk)
+
+    def _descend(self, block: nn.Module, pair: Pair, displacement: Tensor) -> tuple[Tensor, Tensor]:
         """The next displacement and the gradient that it followed."""
-        if displacement is None:
-            displacement = spatial.zero_displacement(pair.fixed)
-        displacement = spatial.resize_displacement(displacement, pair.fixed.shape[2:])
+        displacement = spatial.resize_displacement(displacement, pair.shape)
         weight = common_weight(pair.fixed_mask, pair.moving_mask, displacement)
         create_graph = self.create_graph and torch.is_grad_enabled()
         gradient = self.gradient(pair.fixed, pair.moving, displacement, weight, create_graph)
         warped = spatial.warp(pair.moving, displacement)
-        return self.checkpointed(block, displacement, gradient, pair.fixed, warped), gradient
+        return block(displacement, gradient, pair.fixed, warped), gradient
 
 
 def create(dimension: int = 3, **options: Any) -> GraDIRN:

@@ -5,8 +5,7 @@ Mok and Chung, Large Deformation Diffeomorphic Image Registration with Laplacian
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +14,8 @@ from torch import Tensor, nn
 from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.layers.convolution import LEAK, convolution, crop
 from RecurrentRegistrationLib.layers.residual_block import ResidualBlock
-from RecurrentRegistrationLib.methods.base import Card, Clock, Method, Turn
+from RecurrentRegistrationLib.methods import base
+from RecurrentRegistrationLib.methods.base import Card, Method, Pair
 
 CARD = Card(
     name="lapirn",
@@ -32,12 +32,12 @@ MEMORY_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 STAGES = ("1/4 res", "1/2 res", "full res")
 
 
-class State(NamedTuple):
-    """What the next level needs: the displacement in [-1, 1] coordinates and the features of the coarser level."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class State(base.State):
+    """With the displacement in [-1, 1] coordinates and the features of the coarser level; None before the first."""
 
-    index: int
-    normalised: Tensor
-    embedding: Tensor
+    normalised: Tensor | None = None
+    embedding: Tensor | None = None
 
 
 class Level(nn.Module):
@@ -95,29 +95,29 @@ class LapIRN(Method):
             Level(dimension, inputs, channels=channels, reach=reach) for inputs in (2, 2 + dimension, 2 + dimension)
         )
 
-    def steps(self, fixed, moving, *, fixed_mask=None, moving_mask=None, count=None, state=None) -> Iterator[Turn]:
-        """One step for each level; the masks are not used."""
-        clock, shape = Clock(), tuple(fixed.shape[2:])
-        images = _pyramid(torch.cat([moving, fixed], dim=1), len(STAGES))
-        previous = None if state is None else _in_voxels(state.normalised)
-        first = 0 if state is None else state.index
-        for index in range(first, first + (CARD.default_steps if count is None else count)):
-            level = min(index, len(STAGES) - 1)
-            state = self._refine(level, images[level], state, index + 1)
-            values = _in_voxels(state.normalised)
-            yield Turn(index + 1, STAGES[level], values, shape, clock(), state, previous)
-            previous = values
+    def begin(self, pair: Pair, *, count: int | None = None, initial: Tensor | None = None) -> State:
+        """See `Method.begin`."""
+        return State(field=spatial.zero_displacement(self._images(pair)[0]))
 
-    def _refine(self, level: int, images: Tensor, state: State | None, index: int) -> State:
-        if state is None:
-            return State(index, *self.checkpointed(self.levels[level], images, None))
-        normalised = spatial.resize(state.normalised, images.shape[2:])
-        moving, fixed = images[:, :1], images[:, 1:]
-        inputs = torch.cat([spatial.warp(moving, _in_voxels(normalised)), fixed, normalised], dim=1)
-        addition, embedding = self.checkpointed(self.levels[level], inputs, state.embedding)
+    def advance(self, pair: Pair, state: State) -> State:
+        """One level."""
+        level = min(state.index, len(STAGES) - 1)
+        images = self._images(pair)[level]
+        if state.normalised is None:
+            normalised, embedding = self.levels[level](images, None)
+        else:
+            before = spatial.resize(state.normalised, images.shape[2:])
+            moving, fixed = images[:, :1], images[:, 1:]
+            inputs = torch.cat([spatial.warp(moving, _in_voxels(before)), fixed, before], dim=1)
+            addition, embedding = self.levels[level](inputs, state.embedding)
+            normalised = before + addition
         # The finest level's own embedding has no finer level to go to: repeated, that level sees the coarser one's.
-        finest = level == len(STAGES) - 1
-        return State(index, normalised + addition, state.embedding if finest else embedding)
+        embedding = state.embedding if level == len(STAGES) - 1 else embedding
+        return state.after(_in_voxels(normalised), STAGES[level], normalised=normalised, embedding=embedding)
+
+    @staticmethod
+    def _images(pair: Pair) -> list[Tensor]:
+        return pair.once("pyramid", lambda: _pyramid(torch.cat([pair.moving, pair.fixed], dim=1), len(STAGES)))
 
 
 def _pyramid(images: Tensor, levels: int) -> list[Tensor]:

@@ -7,7 +7,7 @@ steps' displacements are in voxels.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -23,7 +23,8 @@ from RecurrentRegistrationLib.layers.gr2u import GR2U, Proposal, instance_norm
 from RecurrentRegistrationLib.layers.stopping import Patience
 from RecurrentRegistrationLib.losses.regularity import total_variation
 from RecurrentRegistrationLib.losses.similarity import MeanSquaredError
-from RecurrentRegistrationLib.methods.base import Card, Clock, Method, Turn
+from RecurrentRegistrationLib.methods import base
+from RecurrentRegistrationLib.methods.base import Card, Method, Pair, Turn
 
 CARD = Card(
     name="r2n2",
@@ -70,14 +71,22 @@ class ShapeHead(nn.Module):
         return self.output(self.hidden(read).tanh()).float()
 
 
-@dataclass(frozen=True)
-class State:
-    """What continues the recurrence: GRU states, normalised sum so far, step number and low signs in a row `[B]`."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class State(base.State):
+    """With what continues the recurrence.
 
-    hidden: tuple[Tensor, ...]
+    Attributes:
+        hidden: of the GRUs; empty before the first turn.
+        total: the sum so far, normalised, `[B, d, *S]`.
+        warped: the moving image pulled through it.
+        error: mean squared, `[B]`.
+        low: low signs in a row, `[B]`.
+    """
+
+    hidden: tuple[Tensor, ...] = ()
     total: Tensor
     warped: Tensor
-    index: int
+    error: Tensor
     low: Tensor
 
 
@@ -160,57 +169,19 @@ class R2N2(Method):
             at_rest[6] = 1  # the quaternion of no rotation
         self.shape = ShapeHead(dimension, widths[-1], at_rest)
 
-    def steps(
-        self,
-        fixed: Tensor,
-        moving: Tensor,
-        *,
-        fixed_mask: Tensor | None = None,
-        moving_mask: Tensor | None = None,
-        count: int | None = None,
-        state: State | None = None,
-    ) -> Iterator[Turn]:
-        """See `Method.steps`. The masks weigh only the sign `progress`."""
-        clock, shape = Clock(), tuple(fixed.shape[2:])
-        halves = _halves(fixed)
-        if state is None:
-            state = State((), spatial.zero_displacement(fixed.float()), moving, 0, fixed.new_zeros(fixed.shape[0]))
-        elif self._over(state):  # asked for more after a run had ended itself
-            state = replace(state, low=torch.zeros_like(state.low))
-        last = state.index + (self.card.default_steps if count is None else count)
-        error = _error(fixed, state.warped, state.total * halves, fixed_mask, moving, moving_mask)
-        while state.index < last and not self._over(state):
-            gaussian, certainty, concentration, hidden, total, warped = self.checkpointed(
-                self._advance, fixed, moving, state
-            )
-            values, before = total * halves, error
-            error = _error(fixed, warped, values, fixed_mask, moving, moving_mask)
-            signs = {
-                "certainty": certainty,
-                "concentration": concentration,
-                "update": gaussian.mean_length(halves.flatten()),
-                "progress": (before - error) / before.clamp_min(1e-12),
-            }
-            low = state.low if self.stop is None else self.patience.count(state.low, signs[self.stop])
-            previous = state.total * halves if state.index else None
-            state = State(hidden, total, warped, state.index + 1, low)
-            yield Turn(
-                index=state.index,
-                stage=f"Gaussian {state.index}/{last}",
-                values=values,
-                shape=shape,
-                seconds=clock(),
-                state=state,
-                previous=previous,
-                attached={"gaussian": gaussian, **signs},
-            )
+    def begin(self, pair: Pair, *, count: int | None = None, initial: Tensor | None = None) -> State:
+        """See `Method.begin`."""
+        zero = spatial.zero_displacement(pair.fixed.float())
+        error, low = _error(pair, pair.moving, zero), pair.fixed.new_zeros(len(zero))
+        return State(field=zero, total=zero, warped=pair.moving, error=error, low=low)
 
-    def _over(self, state: State) -> bool:
-        return self.stop is not None and bool(self.patience.stopped(state.low).all())
+    def resume(self, state: State, count: int | None) -> State:
+        """Asked for more after a run had ended itself, it counts anew."""
+        return replace(state, low=torch.zeros_like(state.low), finished=False) if state.finished else state
 
-    def _advance(self, fixed: Tensor, moving: Tensor, state: State) -> tuple:
-        """One recurrence: Gaussian, certainty, concentration, new hidden states, sum and warped image."""
-        features = torch.cat([fixed, state.warped], dim=1)
+    def advance(self, pair: Pair, state: State) -> State:
+        """One Gaussian more. The masks weigh only the sign `progress`."""
+        features = torch.cat([pair.fixed, state.warped], dim=1)
         if self.coordinates:
             features = torch.cat([features, coordinate_channels(features)], dim=1)
         features = instance_norm(self.stem(features)).tanh()
@@ -224,9 +195,29 @@ class R2N2(Method):
         if self.stop is not None:  # what has stopped stays as it is while others of the batch go on
             running = ~self.patience.stopped(state.low).unsqueeze(1)
             gaussian = replace(gaussian, weight=gaussian.weight * running)
-        total = state.total + gaussian.displacement(fixed.shape[2:])
-        warped = spatial.warp(moving.float(), total * _halves(fixed))
-        return gaussian, certainty, concentration, tuple(hidden), total, warped
+        total = state.total + gaussian.displacement(pair.shape)
+        halves = _halves(pair.fixed)
+        field = total * halves
+        warped = spatial.warp(pair.moving.float(), field)
+        error = _error(pair, warped, field)
+        signs = {
+            "certainty": certainty,
+            "concentration": concentration,
+            "update": gaussian.mean_length(halves.flatten()),
+            "progress": (state.error - error) / state.error.clamp_min(1e-12),
+        }
+        low = state.low if self.stop is None else self.patience.count(state.low, signs[self.stop])
+        return state.after(
+            field,
+            f"Gaussian {state.index + 1}/{state.last}",
+            hidden=tuple(hidden),
+            total=total,
+            warped=warped,
+            error=error,
+            low=low,
+            finished=self.stop is not None and bool(self.patience.stopped(low).all()),
+            attached={"gaussian": gaussian, **signs},
+        )
 
     def _gaussian(self, position: Tensor, shape: Tensor) -> Gaussian:
         """The Gaussian at a position of raw shape parameters: sigma, weight, orientation."""
@@ -262,21 +253,14 @@ def _inside(displacement: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _error(
-    fixed: Tensor,
-    warped: Tensor,
-    displacement: Tensor,
-    fixed_mask: Tensor | None,
-    moving: Tensor,
-    moving_mask: Tensor | None,
-) -> Tensor:
+def _error(pair: Pair, warped: Tensor, displacement: Tensor) -> Tensor:
     """Mean squared error `[B]` over voxels that read inside the image and both masks."""
     weight = _inside(displacement)
-    if fixed_mask is not None:
-        weight = weight * (fixed_mask > 0)
-    if moving_mask is not None:
-        weight = weight * spatial.warp((moving_mask > 0).float(), displacement)
-    squared = weight * (fixed - warped).square()
+    if pair.fixed_mask is not None:
+        weight = weight * (pair.fixed_mask > 0)
+    if pair.moving_mask is not None:
+        weight = weight * spatial.warp((pair.moving_mask > 0).float(), displacement)
+    squared = weight * (pair.fixed - warped).square()
     return squared.flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1e-6)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,8 @@ from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.layers.convolution import LEAK, ConvolutionBlock, convolution
 from RecurrentRegistrationLib.layers.residual_aligner import Alignment, ResidualAligner, SampleNorm
-from RecurrentRegistrationLib.methods.base import Card, Clock, Method, Turn
+from RecurrentRegistrationLib.methods import base
+from RecurrentRegistrationLib.methods.base import Card, Method, Pair
 
 CARD = Card(
     name="ran",
@@ -82,14 +83,13 @@ class ResidualBlock(nn.Module):
         return F.leaky_relu(first + self.rest(first), LEAK)
 
 
-@dataclass(frozen=True)
-class State:
-    """What the next level continues from: its number, the features, the alignment so far and the encoder's features."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class State(base.State):
+    """With the encoder's features, and the last level's features and alignment."""
 
-    level: int
-    features: Tensor | None
-    alignment: Alignment | None
     skips: tuple[Tensor, ...]
+    features: Tensor | None = None
+    alignment: Alignment | None = None
 
 
 class MotionSeparableNetwork(Method):
@@ -137,51 +137,47 @@ class MotionSeparableNetwork(Method):
         self.aligner = aligner(dimension, decoder, structure.dilations)
         self.output = convolution(dimension, decoder[-1] + dimension, dimension)
 
-    def steps(
-        self,
-        fixed: Tensor,
-        moving: Tensor,
-        *,
-        fixed_mask: Tensor | None = None,
-        moving_mask: Tensor | None = None,
-        count: int | None = None,
-        state: State | None = None,
-    ) -> Iterator[Turn]:
-        """See `Method.steps`: one step for each level. The masks are not used.
+    def turns(self, state: State | None = None) -> int:
+        """One for each level that is left."""
+        return len(self.structure.scales) - (state.index if state else 0)
+
+    def begin(self, pair: Pair, *, count: int | None = None, initial: Tensor | None = None) -> State:
+        """See `Method.begin`.
 
         Raises:
-            InputError: more steps are asked for than there are levels left.
+            InputError: more turns are asked for than there are levels.
         """
-        clock, shape = Clock(), tuple(fixed.shape[2:])
-        levels = len(self.structure.scales)
-        if state is None:
-            state = State(0, None, None, self._encode(fixed, moving))
-        left = levels - state.level
+        self._check(count, self.turns())
+        return State(field=spatial.zero_displacement(pair.fixed), skips=self._encode(pair.fixed, pair.moving))
+
+    def resume(self, state: State, count: int | None) -> State:
+        """See `Method.resume`.
+
+        Raises:
+            InputError: more turns are asked for than there are levels left.
+        """
+        self._check(count, self.turns(state))
+        return state
+
+    def advance(self, pair: Pair, state: State) -> State:
+        """One level."""
+        level, levels = state.index, len(self.structure.scales)
+        scale = self.structure.scales[level]
+        features, alignment = self._align(level, state)
+        displacement = alignment.displacement if level + 1 < levels else self._finish(features, alignment)
+        forward, backward = (on_extent(u, scale, pair.shape) for u in displacement.chunk(2))
+        attached = {"backward": backward}
+        if alignment.confidence is not None:
+            attached["confidence"] = alignment.confidence.chunk(2)[0]
+        stage = f"1/{scale} res, level {level + 1}/{levels}"
+        return state.after(forward, stage, features=features, alignment=alignment, attached=attached)
+
+    def _check(self, count: int | None, left: int) -> None:
         if count is not None and count > left:
+            levels = len(self.structure.scales)
             raise InputError(
                 f"{self.card.name} has {left} of its {levels} levels left: ask for at most that many steps."
             )
-        previous = None
-        for level in range(state.level, state.level + (left if count is None else count)):
-            scale = self.structure.scales[level]
-            features, alignment = self.checkpointed(self._align, level, state)
-            state = State(level + 1, features, alignment, state.skips)
-            displacement = alignment.displacement if level + 1 < levels else self._finish(features, alignment)
-            forward, backward = (on_extent(u, scale, shape) for u in displacement.chunk(2))
-            attached = {"backward": backward}
-            if alignment.confidence is not None:
-                attached["confidence"] = alignment.confidence.chunk(2)[0]
-            yield Turn(
-                index=level + 1,
-                stage=f"1/{scale} res, level {level + 1}/{levels}",
-                values=forward,
-                shape=shape,
-                seconds=clock(),
-                state=state,
-                previous=previous,
-                attached=attached,
-            )
-            previous = forward
 
     def _encode(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, ...]:
         """Features of both images after each pooling, finest first, `[2B, C, *S]`."""
@@ -193,7 +189,7 @@ class MotionSeparableNetwork(Method):
         skips = []
         for block, reduce in zip(self.encoder, self.reduce, strict=True):
             pair = [min(2, n) for n in features.shape[2:]]  # of a small image a single voxel is left before the last
-            features = pool(self.checkpointed(block, features), pair, ceil_mode=True)
+            features = pool(block(features), pair, ceil_mode=True)
             skips.append(reduce(features))
         return tuple(skips)
 
@@ -229,7 +225,7 @@ def _at(scale: int, skips: Sequence[Tensor], number: int) -> Tensor:
 def on_extent(displacement: Tensor, scale: int, shape: Sequence[int]) -> Tensor:
     """A displacement on a pooled, padded lattice as one that spans the image's own extent.
 
-    A pooled voxel lies in the middle of the `scale` voxels it stands for, while a `Step`'s first and last voxels are
+    A pooled voxel lies in the middle of the `scale` voxels it stands for, while a `Turn`'s first and last voxels are
     those of the image.
 
     Args:

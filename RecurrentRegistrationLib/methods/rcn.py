@@ -7,15 +7,12 @@ Image Analysis 2024; with `cascades` above 1 every cascade has its own, as in th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
 from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.layers.unet import displacement_unet, legacy_widths
-from RecurrentRegistrationLib.methods.base import Card, Clock, Method, Turn
+from RecurrentRegistrationLib.methods.base import Card, Method, Pair, State
 
 CARD = Card(
     name="rcn",
@@ -24,18 +21,12 @@ CARD = Card(
     reference="Zhao, Dong, Chang, Xu: Recursive Cascaded Networks for Unsupervised Medical Image Registration, "
     "ICCV 2019",
     default_steps=5,
+    initial=True,
     attaches=("residual",),
     parameters={2: 472_418, 3: 1_416_771},
     identity_at_start=True,
     recurrent=True,
 )
-
-
-class State(NamedTuple):
-    """Steps made and the total displacement in voxels."""
-
-    index: int
-    displacement: Tensor
 
 
 class RCN(Method):
@@ -55,27 +46,18 @@ class RCN(Method):
         self.checkpoint = checkpoint
         self.cascades = nn.ModuleList(displacement_unet(dimension, **legacy_widths(width)) for _ in range(cascades))
 
-    def steps(self, fixed, moving, *, fixed_mask=None, moving_mask=None, count=None, state=None) -> Iterator[Turn]:
-        """One step for each recursion; the masks are not used."""
-        clock, shape = Clock(), tuple(fixed.shape[2:])
-        first, displacement = state or State(0, spatial.zero_displacement(fixed))
-        last = first + (self.card.default_steps if count is None else count)
-        for index in range(first, last):
-            network = self.cascades[min(index, len(self.cascades) - 1)]
-            warped = spatial.warp(moving, displacement)
-            residual = self.checkpointed(network, torch.cat([fixed, warped], dim=1)).float()
-            # The moving image is already pulled through the total, so the residual is looked up first.
-            previous, displacement = displacement, spatial.compose(residual, displacement)
-            yield Turn(
-                index + 1,
-                f"recursion {index + 1}/{last}",
-                displacement,
-                shape,
-                clock(),
-                State(index + 1, displacement),
-                previous,
-                attached={"residual": residual},
-            )
+    def begin(self, pair: Pair, *, count: int | None = None, initial: Tensor | None = None) -> State:
+        """See `Method.begin`."""
+        return State(field=spatial.zero_displacement(pair.fixed) if initial is None else initial)
+
+    def advance(self, pair: Pair, state: State) -> State:
+        """One recursion."""
+        network = self.cascades[min(state.index, len(self.cascades) - 1)]
+        warped = spatial.warp(pair.moving, state.field)
+        residual = network(torch.cat([pair.fixed, warped], dim=1)).float()
+        # The moving image is already pulled through the total, so the residual is looked up first.
+        total = spatial.compose(residual, state.field)
+        return state.after(total, f"recursion {state.index + 1}/{state.last}", attached={"residual": residual})
 
 
 def create(dimension: int = 3, **options) -> RCN:

@@ -10,7 +10,7 @@ interpolation folds all the same is mended.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -27,7 +27,8 @@ from RecurrentRegistrationLib.losses.similarity import (
     MutualInformation,
     Similarity,
 )
-from RecurrentRegistrationLib.methods.base import Card, Clock, Method, Turn
+from RecurrentRegistrationLib.methods import base
+from RecurrentRegistrationLib.methods.base import Card, Method, Pair
 
 SIMILARITIES = {
     "lncc": partial(LocalCorrelation, epsilon=1e-3),  # contrasts below 3 % of the intensities say little
@@ -55,30 +56,32 @@ CARD = Card(
     ),
     trained=False,
     default_steps=175,
+    masks="weights",
+    initial=True,
     identity_at_start=False,
     bytes_per_voxel=170,
 )
 
 
-@dataclass(frozen=True)
-class State:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class State(base.State):
     """Where the optimisation stands.
 
     Attributes:
         schedule: scale and iterations of each level.
-        position: in the schedule, in iterations.
-        made: iterations made; fewer where a level was left early.
-        values: the displacement on the level's lattice.
+        position: in the schedule, in iterations; ahead of `index` where a level was left early.
         first: Adam's mean of the gradient.
         second: Adam's mean of its square.
+        losses: before each iteration of the level.
+        scheduled: whether the schedule says when it ends; whoever names a number of turns gets it.
     """
 
     schedule: tuple[tuple[float, int], ...]
-    position: int
-    made: int
-    values: Tensor
+    position: int = 0
     first: Tensor
     second: Tensor
+    losses: tuple[float, ...] = ()
+    scheduled: bool
 
 
 @dataclass(frozen=True)
@@ -140,73 +143,69 @@ class Refine(Method):
         self.damping, self.diffusion, self.folding = damping, diffusion, folding
         self.landmarks, self.landmark_weight = landmarks, landmark_weight
 
-    def steps(
-        self,
-        fixed: Tensor,
-        moving: Tensor,
-        *,
-        fixed_mask: Tensor | None = None,
-        moving_mask: Tensor | None = None,
-        count: int | None = None,
-        state: State | None = None,
-        initial: Tensor | None = None,
-    ) -> Iterator[Turn]:
-        """Yield a step for each iteration; arguments as `Method.steps`.
+    def turns(self, state: State | None = None) -> int:
+        """The schedule's iterations; 50 more where they have been made."""
+        return 50 if state else sum(iterations for _, iterations in self.schedule)
 
-        `count` iterations are shared out over the levels; with a `state` they go on, past the schedule's end at the
-        finest level. `initial [B, d, *S]` is a displacement to begin with.
-        """
-        clock, shape = Clock(), tuple(fixed.shape[2:])
-        # Whoever names a number of steps gets it, and pairs of one batch do not end each other's levels.
-        may_leave = state is None and count is None and fixed.shape[0] == 1
-        if state is None:
-            values = spatial.zero_displacement(fixed[..., :1]) if initial is None else initial
-            state = State(_shared_out(_telling(self.schedule, shape), count), 0, 0, values, values, values)
-            count = sum(n for _, n in state.schedule)
-        end = state.position + (50 if count is None else count)
-        if moving_mask is not None and bool((moving_mask > 0).all()):
-            moving_mask = None  # a mask of everything is no mask
-        masks = fixed_mask, moving_mask
-        scale, data, losses = None, None, []
-        while state.position < end:
-            (following, iterations), iteration = _place(state.schedule, state.position)
-            if following != scale:
-                scale, data, losses = following, self._level(fixed, moving, *masks, following), []
-                state = _entered(state, tuple(data.fixed.shape[2:]))
-            previous = state.values
-            state, loss = self._iterate(data, state, iteration)
-            losses.append(loss)
-            left = iterations - iteration - 1
-            if may_leave and _converged(losses, self.tolerance):
-                state, left = replace(state, position=state.position + left), 0
-            if left == 0:
-                state = replace(state, values=spatial.remove_folding(state.values))
-            stage = f"{'full' if scale == 1 else f'1/{scale:g}'} res {iteration + 1}/{iterations}"
-            yield Turn(state.made, stage, state.values, shape, clock(), state, previous, lambda _, loss=loss: 1 - loss)
+    def begin(self, pair: Pair, *, count: int | None = None, initial: Tensor | None = None) -> State:
+        """`count` iterations are shared out over the levels."""
+        field = spatial.zero_displacement(pair.fixed[..., :1]) if initial is None else initial
+        schedule = _shared_out(_telling(self.schedule, pair.shape), count)
+        return State(field=field, schedule=schedule, first=field, second=field, scheduled=count is None)
 
-    def _level(
-        self, fixed: Tensor, moving: Tensor, fixed_mask: Tensor | None, moving_mask: Tensor | None, scale: float
-    ) -> _Level:
+    def resume(self, state: State, count: int | None) -> State:
+        """It goes on past the schedule's end at the finest level."""
+        return replace(state, scheduled=False, finished=False)
+
+    def advance(self, pair: Pair, state: State) -> State:
+        """One iteration."""
+        (scale, iterations), iteration = _place(state.schedule, state.position)
+        level = pair.once(("level", scale), lambda: self._level(pair, scale))
+        field, first, second = _entered(state, tuple(level.fixed.shape[2:]))
+        field, first, second, loss = self._iterate(level, field, first, second, iteration)
+        losses = (*(state.losses if iteration else ()), loss)
+        left = iterations - iteration - 1
+        # Pairs of one batch do not end each other's levels.
+        if state.scheduled and len(field) == 1 and _converged(losses, self.tolerance):
+            left, position = 0, state.position + left + 1
+        else:
+            position = state.position + 1
+        return state.after(
+            field if left else spatial.remove_folding(field),
+            f"{'full' if scale == 1 else f'1/{scale:g}'} res {iteration + 1}/{iterations}",
+            position=position,
+            first=first,
+            second=second,
+            losses=losses,
+            finished=state.scheduled and position >= sum(n for _, n in state.schedule),
+        )
+
+    def _level(self, pair: Pair, scale: float) -> _Level:
+        masks = [pair.fixed_mask, pair.moving_mask]
+        if pair.moving_mask is not None and bool((pair.moving_mask > 0).all()):
+            masks[1] = None  # a mask of everything is no mask
         describe = getattr(self.similarity, "describe", lambda image: image)
         with torch.inference_mode(False), torch.no_grad():
-            images = [describe(_coarser(image.clone(), scale)) for image in (fixed, moving)]
-            masks = [None if m is None else _coarser(m.to(images[0].dtype), scale) for m in (fixed_mask, moving_mask)]
+            images = [describe(_coarser(image.clone(), scale)) for image in (pair.fixed, pair.moving)]
+            masks = [None if m is None else _coarser(m.to(images[0].dtype), scale) for m in masks]
         landmarks = None
         if self.landmarks is not None:
-            sizes = zip(images[0].shape[2:], fixed.shape[2:], strict=True)
+            sizes = zip(images[0].shape[2:], pair.shape, strict=True)
             ratio = torch.tensor([(n - 1) / max(o - 1, 1) for n, o in sizes])
             landmarks = (self.landmarks[0] * ratio, self.landmarks[1] * ratio)
         return _Level(*images, *masks, landmarks)
 
-    def _iterate(self, level: _Level, state: State, iteration: int) -> tuple[State, float]:
-        """One composition: the new state and the loss before it."""
+    def _iterate(
+        self, level: _Level, field: Tensor, first: Tensor, second: Tensor, iteration: int
+    ) -> tuple[Tensor, Tensor, Tensor, float]:
+        """One composition: the new displacement, Adam's two means and the loss before it."""
         with torch.inference_mode(False), torch.enable_grad():
-            values = state.values.clone().requires_grad_()
+            values = field.clone().requires_grad_()
             loss = self._loss(level, values)
             (gradient,) = torch.autograd.grad(loss, values)
         gradient = spatial.gaussian_smooth(gradient, self.gradient_smoothing)
-        first = torch.lerp(gradient, state.first, BETAS[0])
-        second = torch.lerp(gradient.square(), state.second, BETAS[1])
+        first = torch.lerp(gradient, first, BETAS[0])
+        second = torch.lerp(gradient.square(), second, BETAS[1])
         mean, deviation = (
             first / (1 - BETAS[0] ** (iteration + 1)),
             (second / (1 - BETAS[1] ** (iteration + 1))).sqrt_(),
@@ -216,10 +215,10 @@ class Refine(Method):
         negligible = NEGLIGIBLE_CORRELATION if isinstance(self.similarity, LocalCorrelation) else NEGLIGIBLE
         floor = (self.damping * strength).clamp(min=negligible / deviation[:, 0].numel())
         update = mean.div_(deviation.add_(floor)).mul_(-self.step)
-        composed = spatial.compose(update, state.values)
+        composed = spatial.compose(update, field)
         if self.field_smoothing:
             composed = spatial.gaussian_smooth(composed, self.field_smoothing)
-        return State(state.schedule, state.position + 1, state.made + 1, composed, first, second), loss.item()
+        return composed, first, second, loss.item()
 
     def _loss(self, level: _Level, values: Tensor) -> Tensor:
         warped = spatial.warp(level.moving, values, padding="border")
@@ -274,17 +273,17 @@ def _place(schedule: tuple[tuple[float, int], ...], position: int) -> tuple[tupl
     return (scale, max(iterations, position + 1) if position >= iterations else iterations), position
 
 
-def _converged(losses: list[float], tolerance: float) -> bool:
+def _converged(losses: Sequence[float], tolerance: float) -> bool:
     """Whether the last ten iterations brought less than `tolerance` of what the level has brought so far."""
     return tolerance > 0 and len(losses) > 20 and losses[-11] - losses[-1] < tolerance * (losses[0] - losses[-1])
 
 
-def _entered(state: State, shape: tuple[int, ...]) -> State:
-    """The state on a level's lattice; the moments start anew where the lattice changes."""
+def _entered(state: State, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """Displacement and moments on a level's grid; the moments start anew where the grid changes."""
     if tuple(state.first.shape[2:]) == shape and state.position:
-        return state
-    values = spatial.resize_displacement(state.values, shape)
-    return replace(state, values=values, first=torch.zeros_like(values), second=torch.zeros_like(values))
+        return state.field, state.first, state.second
+    field = spatial.resize_displacement(state.field, shape)
+    return field, torch.zeros_like(field), torch.zeros_like(field)
 
 
 def _coarser(image: Tensor, scale: float) -> Tensor:

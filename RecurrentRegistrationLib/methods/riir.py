@@ -6,8 +6,9 @@ the network: the gradient with respect to the displacement is all that it knows 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,8 @@ from RecurrentRegistrationLib.layers.similarity_gradient import (
     squared_error_gradient,
 )
 from RecurrentRegistrationLib.losses.similarity import LocalCorrelation, MutualInformation
-from RecurrentRegistrationLib.methods.base import Card, Clock, Method, Turn
+from RecurrentRegistrationLib.methods import base
+from RecurrentRegistrationLib.methods.base import Card, Method, Pair
 
 CARD = Card(
     name="riir",
@@ -33,6 +35,8 @@ CARD = Card(
     reference="Zhang, Zhao, Xue, Kellman, Klein, Tao: Recurrent Inference Machine for Medical Image Registration, "
     "arXiv 2406.13413, 2024",
     default_steps=6,
+    masks="weights",
+    initial=True,
     attaches=("gradient",),
     parameters={2: 60_946, 3: 93_875},
     identity_at_start=True,
@@ -49,11 +53,10 @@ GRADIENTS = {
 INPUTS = ("gradient", "explicit", "implicit")
 
 
-class State(NamedTuple):
-    """Steps made, the total displacement in voxels and the two hidden states."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class State(base.State):
+    """With the two hidden states."""
 
-    made: int
-    displacement: Tensor
     hidden: tuple[Tensor, Tensor]
 
 
@@ -145,61 +148,37 @@ class RIIR(Method):
         hidden = HIDDEN[dimension] if hidden is None else hidden
         self.cell = Cell(dimension, channels, hidden=hidden, width=width, dilations=dilations)
 
-    def steps(
-        self,
-        fixed: Tensor,
-        moving: Tensor,
-        *,
-        fixed_mask: Tensor | None = None,
-        moving_mask: Tensor | None = None,
-        count: int | None = None,
-        state: State | None = None,
-    ) -> Iterator[Turn]:
-        """One step for each turn of the recurrence."""
-        clock, shape = Clock(), tuple(fixed.shape[2:])
-        fixed_mask, moving_mask = (None if m is None else (m > 0).float() for m in (fixed_mask, moving_mask))
-        if state is None:
-            state = State(0, spatial.zero_displacement(fixed), self.cell.start(fixed))
-        last = state.made + (self.card.default_steps if count is None else count)
-        while state.made < last:
-            evidence = self._evidence(fixed, moving, fixed_mask, moving_mask, state.displacement)
-            previous, state = state.displacement, self._turn(evidence, state)
-            yield Turn(
-                state.made,
-                f"step {state.made}/{last}",
-                state.displacement,
-                shape,
-                clock(),
-                state,
-                previous,
-                attached={"gradient": evidence} if self.inputs == "gradient" else {},
-            )
+    def begin(self, pair: Pair, *, count: int | None = None, initial: Tensor | None = None) -> State:
+        """See `Method.begin`."""
+        field = spatial.zero_displacement(pair.fixed) if initial is None else initial
+        return State(field=field, hidden=self.cell.start(pair.fixed))
 
-    def _turn(self, evidence: Tensor, state: State) -> State:
-        first, second = (
-            hidden if lives else torch.zeros_like(hidden)
-            for hidden, lives in zip(state.hidden, self.remember, strict=True)
+    def advance(self, pair: Pair, state: State) -> State:
+        """One turn of the recurrence."""
+        evidence = self._evidence(pair, state.field)
+        hidden = (
+            before if lives else torch.zeros_like(before)
+            for before, lives in zip(state.hidden, self.remember, strict=True)
         )
-        inputs = torch.cat([state.displacement, self.scale * evidence], dim=1)
-        update, first, second = self.checkpointed(self.cell, inputs, first, second)
-        return State(state.made + 1, state.displacement + update, (first, second))
+        update, *hidden = self.cell(torch.cat([state.field, self.scale * evidence], dim=1), *hidden)
+        return state.after(
+            state.field + update,
+            f"step {state.index + 1}/{state.last}",
+            hidden=tuple(hidden),
+            attached={"gradient": evidence} if self.inputs == "gradient" else {},
+        )
 
-    def _evidence(
-        self,
-        fixed: Tensor,
-        moving: Tensor,
-        fixed_mask: Tensor | None,
-        moving_mask: Tensor | None,
-        displacement: Tensor,
-    ) -> Tensor:
+    def _evidence(self, pair: Pair, displacement: Tensor) -> Tensor:
         """What is known of the images at this displacement: `[B, d or 2, *S]`."""
         if self.inputs == "implicit":
-            return torch.cat([fixed, moving], dim=1)
+            return torch.cat([pair.fixed, pair.moving], dim=1)
         if self.inputs == "explicit":
-            return torch.cat([fixed, spatial.warp(moving, displacement)], dim=1)
-        weight = common_weight(fixed_mask, moving_mask, displacement)
+            return torch.cat([pair.fixed, spatial.warp(pair.moving, displacement)], dim=1)
+        masks = pair.once(
+            "masks", lambda: [m if m is None else (m > 0).float() for m in (pair.fixed_mask, pair.moving_mask)]
+        )
         create_graph = self.create_graph and torch.is_grad_enabled()
-        return self.gradient(fixed, moving, displacement, weight, create_graph)
+        return self.gradient(pair.fixed, pair.moving, displacement, common_weight(*masks, displacement), create_graph)
 
 
 def create(dimension: int = 3, **options: Any) -> RIIR:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -24,7 +24,8 @@ from RecurrentRegistrationLib.layers.convolution import convolution, displacemen
 from RecurrentRegistrationLib.layers.local_correlation import Kind, local_correlation
 from RecurrentRegistrationLib.layers.patches import Patches
 from RecurrentRegistrationLib.layers.pyramid import shrink
-from RecurrentRegistrationLib.methods.base import Card, Clock, Method, Turn
+from RecurrentRegistrationLib.methods import base
+from RecurrentRegistrationLib.methods.base import Card, Method, Pair
 
 
 @dataclass(frozen=True)
@@ -172,22 +173,19 @@ class Patch(NamedTuple):
     increment: Tensor
 
 
-class State(NamedTuple):
-    """Where a run stands.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class State(base.State):
+    """With where the recurrence stands.
 
     Attributes:
-        made: steps made.
-        stage: of the last step.
-        coarse: the coarser stages' displacement on its lattice; None in the first stage.
+        level: the stage of the last turn; None before the first.
+        coarse: the coarser stages' displacement on its grid; None in the first stage.
         patches: its patches; None for one that is left out.
-        displacement: the total on its lattice.
     """
 
-    made: int
-    stage: int
-    coarse: Tensor | None
-    patches: tuple[Patch | None, ...]
-    displacement: Tensor
+    level: int | None = None
+    coarse: Tensor | None = None
+    patches: tuple[Patch | None, ...] = ()
 
 
 class RWCNet(Method):
@@ -281,30 +279,35 @@ class RWCNet(Method):
             network.eval()
         return self
 
-    def steps(
-        self,
-        fixed: Tensor,
-        moving: Tensor,
-        *,
-        fixed_mask: Tensor | None = None,
-        moving_mask: Tensor | None = None,
-        count: int | None = None,
-        state: State | None = None,
-    ) -> Iterator[Turn]:
-        """One step for each turn of the recurrence."""
-        clock, shape = Clock(), tuple(fixed.shape[2:])
-        ends = list(itertools.accumulate(stage.steps for stage in self.stages[: self.last_stage + 1]))
-        first = 0 if state is None else state.made
-        for index in range(first, first + (ends[-1] if count is None else count)):
-            stage = next((s for s, end in enumerate(ends) if index < end), self.last_stage)
-            previous = None if state is None else state.displacement
-            with torch.set_grad_enabled(torch.is_grad_enabled() and stage >= (self.train_stage or 0)):
-                if state is None or state.stage != stage:
-                    state = self._enter(stage, fixed, moving, state)
-                state = self._turn(state, shape)
-            made = index + 1 - (ends[stage - 1] if stage else 0)
-            name = f"{self.stages[stage].name} {made}/{max(made, self.stages[stage].steps)}"
-            yield Turn(state.made, name, state.displacement, shape, clock(), state, previous)
+    @property
+    def _ends(self) -> list[int]:
+        """Turns made where each stage ends."""
+        return list(itertools.accumulate(stage.steps for stage in self.stages[: self.last_stage + 1]))
+
+    def turns(self, state: State | None = None) -> int:
+        """See `Method.turns`."""
+        return self._ends[-1]
+
+    def begin(self, pair: Pair, *, count: int | None = None, initial: Tensor | None = None) -> State:
+        """See `Method.begin`."""
+        return State(field=spatial.zero_displacement(pair.fixed))
+
+    def turn(self, pair: Pair, state: State) -> State:
+        """`advance`, checkpointed patch by patch: all patches of a turn at once would take too much memory."""
+        return self.advance(pair, state)
+
+    def advance(self, pair: Pair, state: State) -> State:
+        """One turn of the recurrence in every patch."""
+        ends = self._ends
+        level = next((s for s, end in enumerate(ends) if state.index < end), self.last_stage)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and level >= (self.train_stage or 0)):
+            if state.level != level:
+                state = self._enter(level, pair, state)
+            patches = tuple(patch and self._turn_patch(level, patch) for patch in state.patches)
+            field = self._total(state, patches, pair.shape)
+        made = state.index + 1 - (ends[level - 1] if level else 0)
+        stage = f"{self.stages[level].name} {made}/{max(made, self.stages[level].steps)}"
+        return state.after(field, stage, patches=patches)
 
     def _lattice(self, stage: int, shape: Sequence[int]) -> tuple[int, ...]:
         return tuple(-(-n // self.stages[stage].factor) for n in shape)
@@ -316,28 +319,23 @@ class RWCNet(Method):
             self._lattice(stage, shape), per_axis, overlap=self.overlap, multiple=MULTIPLE, smallest=SMALLEST
         )
 
-    def _enter(self, stage: int, fixed: Tensor, moving: Tensor, before: State | None) -> State:
+    def _enter(self, level: int, pair: Pair, before: State) -> State:
         """The state in which a stage begins: its features, and what the coarser stage hands up."""
-        shape = fixed.shape[2:]
-        fixed, moving = (shrink(image, self.stages[stage].factor) for image in (fixed, moving))
-        patches = self._patches(stage, shape)
+        fixed, moving = (shrink(image, self.stages[level].factor) for image in (pair.fixed, pair.moving))
+        patches = self._patches(level, pair.shape)
         coarse: Tensor | None = None
         handed: list[Tensor | None] = [None] * len(patches.regions)
-        if before is not None:
-            coarse = spatial.resize_displacement(before.displacement, moving.shape[2:])
+        if before.level is not None:
+            coarse = spatial.resize_displacement(before.field, moving.shape[2:])
             moving = spatial.warp(moving, coarse)
-            hidden = self._patches(before.stage, shape).join([patch.hidden for patch in before.patches if patch])
+            hidden = self._patches(before.level, pair.shape).join([p.hidden for p in before.patches if p])
             handed = [*patches.cut(spatial.resize(hidden, moving.shape[2:]))]
-        drawn = self._draw(stage, len(handed))
+        drawn = self._draw(level, len(handed))
         begun = tuple(
-            self._begin(stage, fixed_patch, moving_patch, hidden_patch) if is_drawn else None
-            for is_drawn, fixed_patch, moving_patch, hidden_patch in zip(
-                drawn, patches.cut(fixed), patches.cut(moving), handed, strict=True
-            )
+            self._begin_patch(level, *each) if is_drawn else None
+            for is_drawn, *each in zip(drawn, patches.cut(fixed), patches.cut(moving), handed, strict=True)
         )
-        made = 0 if before is None else before.made
-        start = spatial.zero_displacement(moving) if coarse is None else coarse
-        return State(made, stage, coarse, begun, start)
+        return replace(before, level=level, coarse=coarse, patches=begun)
 
     def _draw(self, stage: int, count: int) -> list[bool]:
         """Which of the patches run."""
@@ -345,19 +343,17 @@ class RWCNet(Method):
             return [True] * count
         return [rank < self.drawn for rank in torch.randperm(count).tolist()]
 
-    def _begin(self, stage: int, fixed: Tensor, moving: Tensor, handed: Tensor | None) -> Patch:
+    def _begin_patch(self, stage: int, fixed: Tensor, moving: Tensor, handed: Tensor | None) -> Patch:
         fixed_features, moving_features, hidden = self.checkpointed(self.networks[stage].encode, fixed, moving)
         zero = spatial.zero_displacement(moving)
         return Patch(fixed_features, moving_features, hidden if handed is None else hidden + handed, zero, zero)
 
-    def _turn(self, state: State, shape: Sequence[int]) -> State:
-        """One turn in every patch, and the total displacement after it."""
-        patches = [patch and self._turn_patch(state.stage, patch) for patch in state.patches]
+    def _total(self, state: State, patches: Sequence[Patch | None], shape: Sequence[int]) -> Tensor:
+        """The total displacement that a stage's patches make together."""
         zero = torch.zeros_like(next(patch.displacement for patch in patches if patch))
-        residual = self._patches(state.stage, shape).join([patch.displacement if patch else zero for patch in patches])
+        residual = self._patches(state.level, shape).join([p.displacement if p else zero for p in patches])
         # The stage's moving image is already pulled through the coarser stages, so the residual is looked up first.
-        total = residual if state.coarse is None else spatial.compose(residual, state.coarse)
-        return State(state.made + 1, state.stage, state.coarse, tuple(patches), total)
+        return residual if state.coarse is None else spatial.compose(residual, state.coarse)
 
     def _turn_patch(self, stage: int, patch: Patch) -> Patch:
         pulled = patch.displacement.detach() if self.detach else patch.displacement

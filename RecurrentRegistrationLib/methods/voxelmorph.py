@@ -5,8 +5,7 @@ Balakrishnan et al., VoxelMorph: A Learning Framework for Deformable Medical Ima
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.layers.convolution import displacement_head
 from RecurrentRegistrationLib.layers.unet import UNet
-from RecurrentRegistrationLib.methods.base import Card, Clock, Method, Turn
+from RecurrentRegistrationLib.methods.base import Card, Method, Pair, State
 
 CARD = Card(
     name="voxelmorph",
@@ -24,6 +23,7 @@ CARD = Card(
     reference="Balakrishnan, Zhao, Sabuncu, Guttag, Dalca: VoxelMorph: A Learning Framework for Deformable Medical "
     "Image Registration, IEEE Transactions on Medical Imaging 2019",
     parameters={2: 84_938, 3: 254_499},
+    initial=True,
     identity_at_start=True,
     recurrent=True,
 )
@@ -32,13 +32,6 @@ WIDTHS = {
     "vm1": {"encoder": (16, 32, 32, 32, 32), "decoder": ((32,), (32,), (32,), (32,), (32, 16), (16,))},
     "vm2": {"encoder": (32, 64, 64, 64, 64), "decoder": ((64,), (64,), (64,), (64,), (64, 32), (32,))},
 }
-
-
-class State(NamedTuple):
-    """Steps made and the total displacement in voxels."""
-
-    made: int
-    displacement: Tensor
 
 
 class VoxelMorph(Method):
@@ -65,28 +58,17 @@ class VoxelMorph(Method):
         unet = UNet(dimension, 2, encoder=widths["encoder"], decoder=widths["decoder"][: -1 if half else None])
         self.network = nn.Sequential(unet, displacement_head(dimension, unet.outputs))
 
-    def steps(
-        self,
-        fixed: Tensor,
-        moving: Tensor,
-        *,
-        fixed_mask: Tensor | None = None,
-        moving_mask: Tensor | None = None,
-        count: int | None = None,
-        state: State | None = None,
-    ) -> Iterator[Turn]:
-        """One step; the masks are not used."""
-        clock, shape = Clock(), tuple(fixed.shape[2:])
-        first, displacement = (0, None) if state is None else state
-        last = first + (self.card.default_steps if count is None else count)
-        for index in range(first + 1, last + 1):
-            warped = moving if displacement is None else spatial.warp(moving, displacement)
-            update = self.checkpointed(self.network, torch.cat([fixed, warped], dim=1)).float()
-            update = spatial.resize_displacement(update, shape)
-            previous = displacement
-            # The moving image is already pulled through the total, so the update is looked up first.
-            displacement = update if previous is None else spatial.compose(update, previous)
-            yield Turn(index, f"pass {index}", displacement, shape, clock(), State(index, displacement), previous)
+    def begin(self, pair: Pair, *, count: int | None = None, initial: Tensor | None = None) -> State:
+        """See `Method.begin`."""
+        return State(field=spatial.zero_displacement(pair.fixed) if initial is None else initial)
+
+    def advance(self, pair: Pair, state: State) -> State:
+        """One pass of the network."""
+        warped = spatial.warp(pair.moving, state.field)
+        update = self.network(torch.cat([pair.fixed, warped], dim=1)).float()
+        update = spatial.resize_displacement(update, pair.shape)
+        # The moving image is already pulled through the total, so the update is looked up first.
+        return state.after(spatial.compose(update, state.field), f"pass {state.index + 1}")
 
 
 def create(dimension: int = 3, **options: Any) -> VoxelMorph:

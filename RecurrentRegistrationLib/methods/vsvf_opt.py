@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -18,9 +18,9 @@ from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.layers.affine_map import affine_displacement, few_voxels, identity_affine
 from RecurrentRegistrationLib.layers.vsvf import VSVF, Advected
 from RecurrentRegistrationLib.losses.similarity import Similarity
-from RecurrentRegistrationLib.methods import affine_opt
-from RecurrentRegistrationLib.methods.affine_opt import AffineOpt, Pair, level_at, pairs, shared_out
-from RecurrentRegistrationLib.methods.base import Card, Clock, Method, Turn
+from RecurrentRegistrationLib.methods import affine_opt, base
+from RecurrentRegistrationLib.methods.affine_opt import AffineOpt, Compared, level_at, scaled, shared_out
+from RecurrentRegistrationLib.methods.base import Card, Method, Pair
 
 CARD = Card(
     name="vsvf-opt",
@@ -29,11 +29,10 @@ CARD = Card(
     reference="Shen, Han, Xu, Niethammer: Networks for Joint Affine and Non-parametric Image Registration, CVPR 2019",
     trained=False,
     default_steps=630,
+    masks="weights",
     attaches=("affine", "loss", "energy", "clamped"),
     recurrent=True,
 )
-
-Images = tuple[Tensor, Tensor, Tensor | None, Tensor | None]  # fixed, moving and their masks
 
 
 class Iterate(NamedTuple):
@@ -41,7 +40,9 @@ class Iterate(NamedTuple):
 
     Attributes:
         level: scale, counted from the coarsest.
-        momentum: `[1, d, *R]` in the unit cube's coordinates.
+        position: what L-BFGS moves, `[1, d, *R]`.
+        gradient: of the loss there.
+        momentum: that it stands for, in the unit cube's coordinates.
         map: what this momentum gives.
         dissimilarity: of the images under this map.
         loss: that and the energy.
@@ -49,6 +50,8 @@ class Iterate(NamedTuple):
     """
 
     level: int
+    position: Tensor
+    gradient: Tensor
     momentum: Tensor
     map: Advected
     dissimilarity: Tensor
@@ -56,21 +59,20 @@ class Iterate(NamedTuple):
     optimiser: dict[str, Any]
 
 
-class State(NamedTuple):
-    """Where the registration stands.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class State(base.State):
+    """With where both stages stand.
 
     Attributes:
-        index: steps made.
         affine_steps: of the stage before the vSVF.
         iterations: of the vSVF, planned at each scale.
-        affine: state of the affine stage.
-        iterates: one for each pair, from the first vSVF step.
+        descent: of the affine stage; None where there is none.
+        iterates: one for each pair, from the first vSVF turn.
     """
 
-    index: int
     affine_steps: int
     iterations: tuple[int, ...]
-    affine: affine_opt.State | None = None
+    descent: affine_opt.State | None
     iterates: tuple[Iterate, ...] = ()
 
 
@@ -114,88 +116,57 @@ class VSVFOpt(Method):
         self.weight = weight
         self.vsvf = vsvf or VSVF()
 
-    def steps(
-        self,
-        fixed: Tensor,
-        moving: Tensor,
-        *,
-        fixed_mask: Tensor | None = None,
-        moving_mask: Tensor | None = None,
-        count: int | None = None,
-        state: State | None = None,
-    ) -> Iterator[Turn]:
-        """One step for each iteration; `values` lie on the lattice of the stage and scale."""
-        clock, images = Clock(), (fixed, moving, fixed_mask, moving_mask)
-        stages = (sum(self.affine.iterations) if isinstance(self.affine, AffineOpt) else 0, sum(self.iterations))
-        count = sum(stages) if count is None else count
-        if state is None:
-            affine_steps, vsvf_steps = shared_out(stages, count)
-            state = State(0, affine_steps, shared_out(self.iterations, vsvf_steps))
-        last = state.index + count
-        for stage in (self._affine_steps, self._vsvf_steps):
-            for step in stage(images, state, last):
-                state = step.state
-                yield replace(step, seconds=clock())
+    def turns(self, state: State | None = None) -> int:
+        """See `Method.turns`."""
+        return sum(self._stages)
 
-    def _affine_steps(self, images: Images, state: State, last: int) -> Iterator[Turn]:
-        """What is left of the affine stage, until step `last` at most."""
-        fixed, moving, fixed_mask, moving_mask = images
-        count = min(last, state.affine_steps) - state.index
-        if count <= 0:
-            return
-        masks = {"fixed_mask": fixed_mask, "moving_mask": moving_mask}
-        for step in self.affine.steps(fixed, moving, **masks, count=count, state=state.affine):
-            attached = {key: step.attached[key] for key in ("affine", "loss")}
-            nothing = torch.zeros(len(fixed))
-            yield replace(
-                step,
-                state=state._replace(index=step.index, affine=step.state),
-                attached={**attached, "energy": nothing, "clamped": nothing},
-            )
+    @property
+    def _stages(self) -> tuple[int, int]:
+        return (sum(self.affine.iterations) if isinstance(self.affine, AffineOpt) else 0, sum(self.iterations))
 
-    def _vsvf_steps(self, images: Images, state: State, last: int) -> Iterator[Turn]:
-        """The vSVF iterations until step `last`."""
-        shape, originals, affine = tuple(images[0].shape[2:]), pairs(*images), self._initial_map(state, images[0])
-        level, previous = -1, few_voxels(affine, shape)
-        if state.iterates:
-            previous = torch.cat([iterate.map.displacement for iterate in state.iterates])
-        for index in range(state.index, last):
-            done = index - state.affine_steps
-            if level != level_at(done, state.iterations):
-                level = level_at(done, state.iterations)
-                starts = state.iterates or (None,) * len(originals)
-                objectives = [
-                    Objective(self, level, *each) for each in zip(originals, affine.split(1), starts, strict=True)
-                ]
-            iterates = tuple(objective.improve() for objective in objectives)
-            state = state._replace(index=index + 1, iterates=iterates)
-            values = torch.cat([iterate.map.displacement for iterate in iterates])
-            similarity = 1 - torch.stack([iterate.dissimilarity for iterate in iterates]).mean().item()
-            attached = {
-                "affine": affine,
+    def begin(self, pair: Pair, *, count: int | None = None, initial: Tensor | None = None) -> State:
+        """See `Method.begin`."""
+        affine_steps, vsvf_steps = shared_out(self._stages, self.turns() if count is None else count)
+        affine, descent = identity_affine(len(pair.fixed), len(pair.shape), pair.fixed), None
+        if isinstance(self.affine, AffineOpt):
+            descent = replace(self.affine.begin(pair, count=affine_steps), last=affine_steps)
+        elif isinstance(self.affine, Tensor):
+            affine = self.affine.to(affine).expand_as(affine)
+        return State(
+            field=few_voxels(affine, pair.shape),
+            affine=affine,
+            affine_steps=affine_steps,
+            iterations=shared_out(self.iterations, vsvf_steps),
+            descent=descent,
+        )
+
+    def advance(self, pair: Pair, state: State) -> State:
+        """One iteration; the displacement lies on the grid of the stage and scale."""
+        return self._affine(pair, state) if state.index < state.affine_steps else self._vsvf(pair, state)
+
+    def _affine(self, pair: Pair, state: State) -> State:
+        descent = self.affine.advance(pair, state.descent)
+        nothing = torch.zeros(len(pair.fixed))
+        attached = {**{key: descent.attached[key] for key in ("affine", "loss")}, "energy": nothing, "clamped": nothing}
+        return state.after(descent.field, descent.stage, affine=descent.affine, descent=descent, attached=attached)
+
+    def _vsvf(self, pair: Pair, state: State) -> State:
+        done = state.index - state.affine_steps
+        level = level_at(done, state.iterations)
+        images, affine = scaled(pair, self.scales[level]), state.affine.split(1)
+        starts = state.iterates or (None,) * len(images)
+        iterates = tuple(Objective(self, level, *each).improve() for each in zip(images, affine, starts, strict=True))
+        return state.after(
+            torch.cat([iterate.map.displacement for iterate in iterates]),
+            f"vSVF {done + 1}/{max(sum(state.iterations), done + 1)}",
+            iterates=iterates,
+            attached={
+                "affine": state.affine,
                 "loss": torch.stack([iterate.loss for iterate in iterates]),
                 "energy": torch.cat([iterate.map.energy for iterate in iterates]),
                 "clamped": torch.cat([iterate.map.clamped for iterate in iterates]),
-            }
-            yield Turn(
-                index + 1,
-                f"vSVF {done + 1}/{max(sum(state.iterations), done + 1)}",
-                values,
-                shape,
-                state=state,
-                previous=previous,
-                measure=lambda _, similarity=similarity: similarity,
-                affine=affine,
-                attached=attached,
-            )
-            previous = values
-
-    def _initial_map(self, state: State, fixed: Tensor) -> Tensor:
-        """The affine map `[B, d, d + 1]` that the vSVF carries on."""
-        if state.affine is not None:
-            return torch.cat([descent.affine for descent in state.affine.descents])
-        identity = identity_affine(len(fixed), fixed.ndim - 2, fixed)
-        return self.affine.to(identity).expand_as(identity) if isinstance(self.affine, Tensor) else identity
+            },
+        )
 
 
 class Objective:
@@ -204,17 +175,23 @@ class Objective:
     L-BFGS sees `momentum / sqrt(voxels)`, in which the energy has the same curvature at every scale.
     """
 
-    def __init__(self, method: VSVFOpt, level: int, pair: Pair, affine: Tensor, start: Iterate | None) -> None:
+    def __init__(self, method: VSVFOpt, level: int, pair: Compared, affine: Tensor, start: Iterate | None) -> None:
         self.level = level
-        self._pair, self._vsvf, self._weight = pair.at(method.scales[level]), method.vsvf, method.weight
+        self._pair, self._vsvf, self._weight = pair, method.vsvf, method.weight
         self._similarity = method.similarities[level]
         factor = method.map_scales[level]
         lattice = [max(math.ceil(n * factor), min(n, 8)) for n in self._pair.fixed.shape[2:]]
         self._unit = math.sqrt(math.prod(method.vsvf.smoother.extent(lattice)))
         with torch.inference_mode(False), torch.no_grad():
             self._initial = affine_displacement(affine.clone(), lattice)
-            momentum = torch.zeros_like(self._initial) if start is None else spatial.resize(start.momentum, lattice)
-            self._parameter = nn.Parameter(momentum / self._unit)
+            same = start is not None and start.level == level
+            if same:
+                position = start.position.clone()
+            elif start is not None:
+                position = spatial.resize(start.momentum, lattice) / self._unit
+            else:
+                position = torch.zeros_like(self._initial)
+            self._parameter = nn.Parameter(position)
         self._optimiser = torch.optim.LBFGS(
             [self._parameter],
             max_iter=1,
@@ -224,27 +201,27 @@ class Objective:
             tolerance_grad=0.0,
             tolerance_change=0.0,
         )
-        if start is not None and start.level == level:
+        self._known: list[Iterate] = []
+        if same:
             self._optimiser.load_state_dict(copy.deepcopy(start.optimiser))
-        self._known: list[tuple[Tensor, Tensor, Iterate]] = []
+            self._known.append(start)
 
     def improve(self) -> Iterate:
         """One iteration of L-BFGS."""
         with torch.inference_mode(False), torch.enable_grad():
             self._optimiser.step(self._loss)
             self._loss()
-        return self._known[-1][-1]._replace(optimiser=copy.deepcopy(self._optimiser.state_dict()))
+        return self._known[-1]._replace(optimiser=self._optimiser.state_dict())
 
     def _loss(self) -> Tensor:
         """The loss at the parameter, whose gradient it sets; L-BFGS asks for the last one again."""
         position = self._parameter.detach()
-        known = next((k for k in self._known if torch.equal(k[0], position)), None) or self._evaluate()
+        known = next((k for k in self._known if torch.equal(k.position, position)), None) or self._evaluate()
         self._known = [*(k for k in self._known if k is not known), known][-3:]
-        self._parameter.grad = known[1].clone()
-        return known[2].loss
+        self._parameter.grad = known.gradient.clone()
+        return known.loss
 
-    def _evaluate(self) -> tuple[Tensor, Tensor, Iterate]:
-        """Position, gradient and the values there."""
+    def _evaluate(self) -> Iterate:
         momentum = self._parameter * self._unit
         advected = self._vsvf(momentum, self._initial)
         displacement = spatial.resize_displacement(advected.displacement, self._pair.fixed.shape[2:])
@@ -252,8 +229,10 @@ class Objective:
         loss = dissimilarity + self._weight * advected.energy.sum()
         (gradient,) = torch.autograd.grad(loss, self._parameter)
         advected = Advected(*(values.detach() for values in advected))
-        iterate = Iterate(self.level, momentum.detach(), advected, dissimilarity.detach(), loss.detach(), {})
-        return self._parameter.detach().clone(), gradient, iterate
+        position = self._parameter.detach().clone()
+        values = (value.detach() for value in (momentum, dissimilarity, loss))
+        momentum, dissimilarity, loss = values
+        return Iterate(self.level, position, gradient, momentum, advected, dissimilarity, loss, {})
 
 
 def create(dimension: int = 3, **options: Any) -> VSVFOpt:

@@ -146,7 +146,11 @@ class Training(LightningModule):
             twice = doubled(batch)
             judged = (self.registration(twice), twice)
         total, _ = self.objective(*judged, self.global_step)
-        found: dict[str, Any] = {"loss": total, "folding": steps[-1].folding, **measured(steps[-1], batch)}
+        found: dict[str, Any] = {
+            "loss": total,
+            "folding": 100 * spatial.folding_fraction(steps[-1].values),
+            **measured(steps[-1], batch),
+        }
         self._log_validation(found)
 
     def _taught(self, batch: Batch) -> tuple[dict[str, Tensor], float]:

@@ -7,7 +7,7 @@ import torch
 
 from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.layers.affine_map import affine_displacement, identity_affine
-from RecurrentRegistrationLib.methods.affine_opt import AffineOpt, Descent, Pair, level_at, shared_out
+from RecurrentRegistrationLib.methods.affine_opt import AffineOpt, Compared, Descent, level_at, shared_out
 
 SHAPES = [(33, 40), (19, 22, 20)]
 
@@ -70,7 +70,7 @@ def test_the_weight_is_both_masks_where_they_meet() -> None:
     moving_mask[..., :3, :] = 0
     shift = torch.zeros(1, 2, 6, 8)
     shift[:, 0] = 1
-    Pair(*torch.rand(2, 1, 1, 6, 8), fixed_mask, moving_mask).loss(similarity, shift)
+    Compared(*torch.rand(2, 1, 1, 6, 8), fixed_mask, moving_mask).loss(similarity, shift)
     expected = torch.zeros(1, 1, 6, 8)
     expected[..., 2:, 1:] = 1  # the last row looks outside, where the border goes on
     assert torch.equal(seen["weight"], expected)
@@ -94,7 +94,7 @@ def test_a_rate_that_no_longer_helps_is_halved() -> None:
     descent = Descent(start, torch.zeros_like(start), rate=0.8)
     rates = []
     for _ in range(9):
-        descent = method._iterate(Pair(image, image), descent, 0)
+        descent = method._iterate(Compared(image, image), descent, 0)
         rates.append(descent.rate)
     assert rates == [0.8] * 4 + [0.4] * 4 + [0.2]
 
@@ -110,7 +110,6 @@ def test_continuing_equals_one_long_run(stop: int) -> None:
     assert [step.index for step in rest] == list(range(stop + 1, 14))
     for one, other in zip(rest, whole[stop:], strict=True):
         assert torch.equal(one.values, other.values)
-        torch.testing.assert_close(one.mean_update, other.mean_update)
 
 
 def test_works_where_gradients_are_switched_off() -> None:
@@ -118,7 +117,7 @@ def test_works_where_gradients_are_switched_off() -> None:
         fixed, moving = smooth_image((24, 24)), smooth_image((24, 24), seed=2)
         steps = list(AffineOpt(2).steps(fixed, moving, count=3))
     assert steps[-1].displacement.abs().max() > 0
-    assert -1 <= steps[-1].similarity <= 1
+    assert steps[-1].attached["loss"].isfinite().all()
 
 
 def test_iterations_are_shared_out_and_go_on_at_the_last_scale() -> None:

@@ -154,7 +154,6 @@ def test_steps_are_whole(name, dimension):
         assert step.displacement.dtype == torch.float32
         assert step.displacement.isfinite().all()
         assert not step.displacement.requires_grad
-        assert step.mean_update >= 0
     assert all(a.seconds <= b.seconds for a, b in itertools.pairwise(steps))
     carried = {key for step in steps for key in step.attached}
     assert carried <= set(card.attaches)

@@ -1,11 +1,14 @@
 """RWCNet's own facts: its stages, patches, options and what is trained."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from RecurrentRegistrationLib import methods, spatial
 from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.methods.base import Pair
 from RecurrentRegistrationLib.methods.rwcnet import STAGES
 
 SMALL = {"steps": (2, 2, 1), "dropout": 0.0}
@@ -89,17 +92,10 @@ def test_the_hidden_state_is_handed_up_and_added():
     fixed, moving = pair((64, 64))
     with torch.no_grad():
         steps = list(method.steps(fixed, moving, count=2))
-        begun = method._enter(1, fixed, moving, steps[-1].state)
-        alone = method._enter(
-            1,
-            fixed,
-            moving,
-            steps[-1].state._replace(
-                patches=tuple(
-                    patch._replace(hidden=torch.zeros_like(patch.hidden)) for patch in steps[-1].state.patches
-                )
-            ),
-        )
+        state = steps[-1].state
+        silent = tuple(patch._replace(hidden=torch.zeros_like(patch.hidden)) for patch in state.patches)
+        begun = method._enter(1, Pair(fixed, moving), state)
+        alone = method._enter(1, Pair(fixed, moving), replace(state, patches=silent))
     handed = spatial.resize(steps[-1].state.patches[0].hidden, (32, 32))
     assert len(begun.patches) == 4
     for patch, without, region in zip(begun.patches, alone.patches, method._patches(1, (64, 64)).regions, strict=True):
@@ -165,7 +161,6 @@ def test_drawn_patches_leave_the_others_at_the_coarse_displacement():
     fixed, moving = pair((32, 32))
     *_, coarse, fine = method.steps(fixed, moving)
     expected = spatial.resize_displacement(coarse.values, (32, 32))
-    torch.testing.assert_close(fine.previous, coarse.values)
     changed = (fine.values - expected).abs().sum((0, 1)) > 1e-4
     quarters = [changed[a, b].any() for a in (slice(16), slice(16, 32)) for b in (slice(16), slice(16, 32))]
     assert sum(map(bool, quarters)) == 1

@@ -35,7 +35,7 @@ def test_a_known_smooth_displacement_is_found() -> None:
     before = error(torch.zeros_like(truth), truth)
     assert before > 1.5
     assert error(last.displacement, truth) < before / 8
-    assert last.folding == 0
+    assert spatial.folding_fraction(last.values) == 0
     assert not last.attached["clamped"].any()
 
 
@@ -61,7 +61,6 @@ def test_a_given_affine_map_is_where_it_starts() -> None:
     step = next(method.steps(smooth_image(shape), smooth_image(shape, seed=2), count=1))
     torch.testing.assert_close(step.displacement, affine_displacement(affine, shape), atol=0.02, rtol=0)
     assert torch.equal(step.attached["affine"], affine)
-    assert step.mean_update < 0.02
 
 
 @pytest.mark.parametrize("stop", [2, 4, 6, 9, 12])
@@ -75,7 +74,6 @@ def test_continuing_equals_one_long_run(stop: int) -> None:
     assert [step.index for step in rest] == list(range(stop + 1, 16))
     for one, other in zip(rest, whole[stop:], strict=True):
         torch.testing.assert_close(one.values, other.values, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(one.mean_update, other.mean_update, atol=1e-5, rtol=1e-4)
 
 
 def test_the_loss_never_rises_within_a_scale_and_is_what_it_says() -> None:
@@ -89,7 +87,6 @@ def test_the_loss_never_rises_within_a_scale_and_is_what_it_says() -> None:
     dissimilarity = _squares(fixed, spatial.warp(moving, last.displacement))
     expected = dissimilarity + 10 * last.attached["energy"]
     torch.testing.assert_close(last.attached["loss"], expected, atol=1e-6, rtol=1e-4)
-    assert last.similarity == pytest.approx(1 - dissimilarity.item(), abs=1e-6)
 
 
 def test_a_heavier_energy_gives_a_smoother_map() -> None:
