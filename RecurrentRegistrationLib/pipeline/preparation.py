@@ -17,6 +17,8 @@ from RecurrentRegistrationLib.volume import Grid, Volume
 
 AIR = -900.0  # Hounsfield units below which only air and the padding around a scan lie
 
+FEW = 0.025  # share of an image that is too small for an anatomy
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -99,10 +101,28 @@ def _coarsened(values: Tensor, grid: Grid, shown: Sequence[float], spacing: Sequ
     return spatial.gaussian_smooth(values, sigmas[::-1]) if max(sigmas) > 0.25 else values
 
 
+def padding(sample: np.ndarray) -> float | None:
+    """The value that fills what was not scanned: the lowest, often and far below all others. None for none."""
+    lowest = sample.min()
+    others = sample[sample > lowest]
+    if others.size == 0 or others.size > 0.999 * sample.size:
+        return None
+    next_lowest, high = np.percentile(others, (0.1, 99.5))
+    return float(lowest) if next_lowest - lowest > 0.2 * max(high - next_lowest, 1e-12) else None
+
+
 def is_ct(volume: Volume) -> bool:
-    """Whether the values look like Hounsfield units: air far below zero, tissue around it."""
+    """Whether the values look like Hounsfield units: air about -1000 and tissue around 0, whatever fills the rest."""
     sample = _sample(volume)
-    return bool(sample.min() < AIR and np.percentile(sample, 25) < -200 and sample.max() < 20000)
+    fill = padding(sample)
+    if fill is None:
+        low, high = np.percentile(sample, 1), sample.max()
+        return bool(-1200 < low < AIR and np.percentile(sample, 25) < -200 and high < 20000)
+    rest = sample[sample > fill]
+    low, middle, high = np.percentile(rest, (1, 50, 99))
+    if low < AIR:  # a scan with air, padded
+        return bool(low > -1200 and high < 20000)
+    return bool(-1200 < fill < AIR and -1200 < low < -10 and -200 < middle < 150 and high < 3000)  # cut out of air
 
 
 def choose_preset(fixed: Volume, moving: Volume) -> str:
@@ -119,16 +139,25 @@ def choose_preset(fixed: Volume, moving: Volume) -> str:
 
 
 def prepare(volume: Volume, mask: Volume | None, preset: Preset) -> Prepared:
-    """Intensities in [0, 1]: the preset's window for CT, otherwise the 1st to 99.5th percentile of what is not air.
+    """Intensities in [0, 1]: by the preset's window, otherwise by percentiles of what is neither padding nor air.
 
     Raises:
-        InputError: nothing of the mask lies in the image.
+        InputError: the window leaves nothing of the image, or nothing of the mask lies in it.
     """
     array = volume.array[0].astype(np.float32)
-    if is_ct(volume):
-        low, high = preset.window or SOFT_TISSUE
+    if preset.window is not None:
+        low, high = preset.window
+        if array.max() <= low or array.min() >= high:
+            raise InputError(
+                f"Values of {array.min():g} to {array.max():g} lie outside the window of {low:g} to {high:g} HU, which "
+                "leaves nothing to register: choose another preset, mr for values without a unit."
+            )
+    elif preset.guess and is_ct(volume):
+        low, high = SOFT_TISSUE
     else:
-        low, high = _percentiles(_sample(volume))
+        sample = _sample(volume)
+        fill = padding(sample)
+        low, high = _percentiles(sample if fill is None else sample[sample > fill])
     values = torch.from_numpy((array - low) / (high - low)).clamp_(0, 1)[None, None]
     if mask is None:
         return Prepared(values, volume.grid)
@@ -147,12 +176,24 @@ def as_asked(image: Prepared, intensities: str) -> Prepared:
 
 
 def _percentiles(sample: np.ndarray) -> tuple[float, float]:
-    """Where 0 and 1 go: air or padding at 0, all but the brightest half per cent of the rest below 1."""
+    """Where 0 and 1 go: air at 0, all but the brightest of the rest below 1; a few hot voxels are left out."""
     low, high = float(np.percentile(sample, 0.5)), float(np.percentile(sample, 99.8))
-    tissue = sample[sample > low + 0.05 * (high - low)]
+    tissue = _above(sample, low, high)
+    if 0 < tissue.size < FEW * sample.size:
+        rest = sample[sample < tissue.min()]
+        inside = _above(rest, *np.percentile(rest, (0.5, 99.8))) if rest.size else rest
+        tissue = inside if inside.size > 4 * tissue.size else tissue
     if tissue.size:
-        high = float(np.percentile(tissue, 99.0))
+        first, third, high = (float(v) for v in np.percentile(tissue, (25, 75, 99.0)))
+        fence = third + 6 * (third - first)
+        if third > first and high > fence:
+            high = float(np.percentile(tissue[tissue <= fence], 99.0))
     return (low, high) if high > low else (float(sample.min()), float(sample.max()))
+
+
+def _above(sample: np.ndarray, low: float, high: float) -> np.ndarray:
+    """What is not air, between two percentiles."""
+    return sample[sample > low + 0.05 * (high - low)]
 
 
 def _sample(volume: Volume, count: int = 200_000) -> np.ndarray:

@@ -17,7 +17,8 @@ class Preset:
 
     Attributes:
         summary: what it is for.
-        window: Hounsfield limits for CT images; None for percentiles.
+        window: Hounsfield limits of both images; None for percentiles.
+        guess: whether an image whose values look like Hounsfield units gets the window of soft tissue instead.
         measure: what compares the images at every step: a name of `comparison.MEASURES`.
         refine: options of `methods.refine.Refine`.
         weights: a name of `weights.models()` that does better there than registering without training; None for none.
@@ -25,6 +26,7 @@ class Preset:
 
     summary: str
     window: tuple[float, float] | None = None
+    guess: bool = False
     measure: str = "correlation"
     refine: Mapping[str, Any] = field(default_factory=dict)
     weights: str | None = None
