@@ -1,0 +1,97 @@
+"""The search for large motion between the linear start and the deformation: whether it is needed, and on what grid.
+
+A first look decides: one coarse level of the search over a wide window, a fraction of a second. Where both directions
+agree, it tells how far the anatomy still is from where the linear map puts it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from RecurrentRegistrationLib import spatial
+from RecurrentRegistrationLib.methods.convex import Convex
+from RecurrentRegistrationLib.pipeline.preparation import Prepared
+from RecurrentRegistrationLib.volume import Grid
+
+# Millimetres that refinement alone bridges in an anatomy of 250 mm, in proportion elsewhere. Breathing livers of 7 mm
+# were as exact without a search; those of 11 mm were 2.0 mm off without one and 1.0 mm with it.
+REACH, ANATOMY = 8.5, 250.0
+LOOK, SEARCH = 64, 100  # voxels along the longest side of the first look and of the search
+TISSUE = 0.1  # of the intensities: below it there is nothing to see
+
+
+@dataclass(frozen=True)
+class Motion:
+    """What a first look tells.
+
+    Attributes:
+        length: millimetres that all but the farthest twentieth of the body move at most.
+        believed: share of the body where both directions agree to a point of the look's grid.
+        reach: millimetres that need no search.
+    """
+
+    length: float
+    believed: float
+    reach: float
+
+    @property
+    def note(self) -> str:
+        """What was found, in a sentence."""
+        return f"A first look: the anatomy is up to {self.length:.0f} mm from where the linear map puts it."
+
+
+def wants_search(motion: Motion) -> bool:
+    """Whether what moves is too far for a refinement alone, and most of it can be found."""
+    return motion.length > motion.reach and motion.believed > 0.5
+
+
+def look(fixed: Prepared, moving: Prepared, linear: np.ndarray, grid: Grid) -> Motion:
+    """How far the anatomy still moves after a linear map.
+
+    Args:
+        fixed: the fixed image.
+        moving: the moving image.
+        linear: from fixed to moving points, LPS millimetres.
+        grid: the working grid, which the look coarsens.
+    """
+    longest = max(grid.extent)
+    grid = _coarser(grid, LOOK)
+    here, there = fixed.onto(grid), moving.onto(grid, linear)
+    method = Convex(pitches=(3,), radii=(4,))
+    *_, last = method.steps(here.values, there.values, fixed_mask=here.mask, moving_mask=there.mask)
+    size = last.values.shape[2:]
+    length = (last.values * _spacing(grid, size).to(last.values).view(1, -1, *[1] * len(size))).norm(dim=1)
+    body = spatial.resize(here.values, size)[:, 0] > TISSUE
+    if here.mask is not None:
+        body &= spatial.resize(here.mask, size)[:, 0] > 0.5
+    believed = body & (last.attached["residual"][:, 0] < 1)
+    share = float(believed.sum() / body.sum().clamp_min(1))
+    farthest = float(length[believed].quantile(0.95)) if believed.any() else 0.0
+    return Motion(farthest, share, REACH * longest / ANATOMY)
+
+
+def search_grid(grid: Grid) -> Grid:
+    """Where the search works: through the outer voxels of a working grid, and coarse."""
+    return _coarser(grid, SEARCH)
+
+
+def create_search() -> Convex:
+    """What searches there."""
+    return Convex()
+
+
+def _coarser(grid: Grid, count: int) -> Grid:
+    """The grid with about `count` voxels along the longest side; the same where that is not coarser."""
+    sides = [((n - 1) * s, s) for n, s in zip(grid.size, grid.spacing, strict=True) if n > 1]
+    spacing = max(side for side, _ in sides) / (count - 1)
+    return grid.between(spacing) if spacing > max(s for _, s in sides) else grid
+
+
+def _spacing(grid: Grid, size: torch.Size) -> Tensor:
+    """Millimetres between points of a grid of this size through the outer voxels, in tensor order."""
+    sides = zip(grid.shape, size, grid.spacing[::-1], strict=True)
+    return torch.tensor([(n - 1) / max(m - 1, 1) * s for n, m, s in sides], dtype=torch.float32)
