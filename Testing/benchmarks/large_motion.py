@@ -135,7 +135,7 @@ def main(
     data: Annotated[Path, typer.Option(help="Folder with the scans")],
     out: Annotated[Path, typer.Option(help="Folder for the pairs and the results")],
     peers_python: Annotated[Path, typer.Option(help="Python with the packages of the peers")],
-    methods: Annotated[str, typer.Option(help="Peers and methods, comma-separated")] = "none,convexadam,convex,auto",
+    methods: Annotated[str, typer.Option(help="Peers and methods, comma-separated")] = "none,convexadam,convex,refine",
 ) -> None:
     """Make the pairs, register them with every method, and print the errors."""
     out.mkdir(parents=True, exist_ok=True)
