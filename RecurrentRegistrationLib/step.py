@@ -23,7 +23,7 @@ class Step:
 
     Attributes:
         index: counts from 1 over the whole registration.
-        phase: "align", "search", "deform", "refine" or "unfold".
+        phase: "align", "search", "deform", "refine" or "conclude".
         stage: where in the schedule, for example "affine 3/7" or "1/4 res 5/12".
         field: the **total** deformation so far on its own grid, `[1, d, *R]`; the linear map follows it.
         linear: homogeneous matrix `[d + 1, d + 1]` from fixed to moving points, LPS millimetres.

@@ -38,6 +38,8 @@ class Model:
         method: whose weights they are.
         dimension: of the images.
         summary: what they are for, one sentence.
+        anatomy: that they are for.
+        contrast: that they are for.
         data: what they were trained on.
         licence: of the data.
         configuration: the file of `training/` that trains them again.
@@ -61,6 +63,8 @@ class Model:
     licence: str
     configuration: str
     seed: int
+    anatomy: str = ""
+    contrast: str = ""
     spacing: float | None = None
     steps: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)

@@ -11,7 +11,7 @@ from RecurrentRegistrationLib.benchmark.measures import MEASURES
 from RecurrentRegistrationLib.benchmark.page import machine
 from RecurrentRegistrationLib.benchmark.runner import Benchmark
 from RecurrentRegistrationLib.io.files import complete
-from RecurrentRegistrationLib.pipeline.run import versions
+from RecurrentRegistrationLib.pipeline.report import versions
 
 
 def write(benchmarks: Sequence[Benchmark], path: Path, *, command: str) -> None:

@@ -26,7 +26,7 @@ from RecurrentRegistrationLib.benchmark.measures import MEASURES
 from RecurrentRegistrationLib.benchmark.runner import MOTION, Benchmark
 from RecurrentRegistrationLib.benchmark.scoring import read_result
 from RecurrentRegistrationLib.io.files import complete, safe_name
-from RecurrentRegistrationLib.pipeline.run import versions
+from RecurrentRegistrationLib.pipeline.report import versions
 from RecurrentRegistrationLib.report.page import Pictured, draw_views
 from RecurrentRegistrationLib.volume import Volume
 

@@ -17,9 +17,11 @@ from torch import Tensor
 
 from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.losses.similarity import MutualInformation, normalised_mutual_information
+from RecurrentRegistrationLib.pipeline.images import Images
 from RecurrentRegistrationLib.pipeline.preparation import Prepared, antialiased
+from RecurrentRegistrationLib.pipeline.presets import preset
 from RecurrentRegistrationLib.pipeline.working_grid import working_grid
-from RecurrentRegistrationLib.transform import DisplacementField
+from RecurrentRegistrationLib.transform import DisplacementField, Transform
 from RecurrentRegistrationLib.volume import Grid
 
 SIDE = {2: 9, 3: 5}  # voxels of a block
@@ -131,6 +133,20 @@ MEASURES: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], float]] = {
     "correlation": correlation,
     "information": information,
 }
+
+
+def measured(transform: Transform, images: Images, name: str = "auto") -> dict[str, str | float]:
+    """The similarity under a transform, as a run of these images and this preset measures its steps.
+
+    Args:
+        transform: from fixed to moving points.
+        images: the pair and its masks.
+        name: of the preset; "auto" for the one that the values suggest.
+    """
+    settings = preset(images.looks_like if name == "auto" else name)
+    comparison = Comparison(*images.prepared(settings, torch.device("cpu")), settings.measure)
+    before, after = comparison.at(comparison.points), comparison.at(transform.map_points(comparison.points))
+    return {"measure": settings.measure, "before": before, "after": after}
 
 
 def mean_distance(first: np.ndarray, second: np.ndarray) -> float:

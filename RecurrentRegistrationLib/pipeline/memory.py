@@ -5,9 +5,15 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+
+from RecurrentRegistrationLib.errors import OutOfMemoryError, is_out_of_memory
+
+T = TypeVar("T")
 
 UNKNOWN = 8 * 2**30  # where the system does not tell
 
@@ -61,3 +67,15 @@ def _windows() -> int:
     if not ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):  # type: ignore[attr-defined]
         return UNKNOWN
     return int(status.free)
+
+
+def guarded(items: Iterator[T]) -> Iterator[T]:
+    """The items. Raises OutOfMemoryError, with advice, where one of them did not fit."""
+    try:
+        yield from items
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise OutOfMemoryError(
+                "There is not enough memory: close other programs or give a coarser working spacing."
+            ) from error
+        raise

@@ -122,7 +122,7 @@ def make_plan(images: Images, options: Options, *, name: str | None = None, why:
     chosen, model, file, told = _chosen(options, settings, images.dimension)
     method = _created(chosen, model, file, options, settings, images.dimension).to(device).eval()
     card = method.card
-    if images.masked and options.deforms and not getattr(card, "uses_masks", True):
+    if images.masked and options.deforms and not card.uses_masks:
         told.append(f"{card.title} does not use masks: they count in the linear stage and in the similarity alone.")
     voxels = images.voxels, math.prod(images.fixed.grid.size)
     limit = SHARE * (options.memory_limit or memory.available(device))
@@ -218,7 +218,8 @@ def _allow_untrained(name: str, options: Options, dimension: int) -> None:
     """Weights are used only where they were named: what they learnt on one anatomy means nothing on another."""
     if options.untrained or options.method_options.get("weights"):
         return
-    known = [model.name for model in weights.models() if (model.method, model.dimension) == (name, dimension)]
+    fitting = [model for model in weights.models() if (model.method, model.dimension) == (name, dimension)]
+    known = [f"{model.name} ({model.anatomy})" if model.anatomy else model.name for model in fitting]
     if known and not options.method_options:
         raise InputError(f"The method '{name}' needs weights for this anatomy: name one of {', '.join(known)}.")
     raise InputError(f"The method '{name}' has no weights here: give some, or train it.")

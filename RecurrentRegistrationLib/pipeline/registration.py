@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import SimpleITK as sitk
-import torch
-
-from RecurrentRegistrationLib import __version__, spatial
+from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.transform import DisplacementField, Transform
 from RecurrentRegistrationLib.volume import Grid, Volume, resample
 
@@ -52,34 +47,3 @@ class Registration:
         """Jacobian determinants on the fixed grid: above 1 a fixed voxel covers more of the moving image."""
         determinant = spatial.jacobian_determinant(self.displacement().values)
         return Volume(determinant[0].numpy(), self.grid)
-
-
-def versions() -> dict[str, str]:
-    """Versions of what decides a result."""
-    return {
-        "RecurrentRegistrationLib": __version__,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "SimpleITK": sitk.Version.VersionString(),
-        "python": platform.python_version(),
-    }
-
-
-def device_name(device: torch.device) -> str:
-    """What a report calls a device."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-
-
-def jacobian_summary(transform: Transform, grid: Grid) -> dict[str, Any]:
-    """Folding and volume change of a transform on a grid, for a report."""
-    determinant = transform.jacobian_determinant(grid)
-    folded = int((determinant <= 0).sum())
-    return {
-        "folded_voxels": folded,
-        "folding": 100 * folded / determinant.numel(),
-        "jacobian": {
-            "min": float(determinant.min()),
-            "mean": float(determinant.mean()),
-            "max": float(determinant.max()),
-        },
-    }

@@ -15,23 +15,25 @@ import torch
 from torch import Tensor
 
 from RecurrentRegistrationLib import spatial
-from RecurrentRegistrationLib.errors import InputError, OutOfMemoryError, is_out_of_memory
-from RecurrentRegistrationLib.pipeline import memory
+from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.methods.refine import Refine
 from RecurrentRegistrationLib.pipeline.clock import Clock
 from RecurrentRegistrationLib.pipeline.comparison import Comparison
+from RecurrentRegistrationLib.pipeline.conclusion import folded_voxels, kept, unfolded
 from RecurrentRegistrationLib.pipeline.images import Images
 from RecurrentRegistrationLib.pipeline.leg import Leg
 from RecurrentRegistrationLib.pipeline.linear import LIKE, align, named_start
+from RecurrentRegistrationLib.pipeline.memory import guarded
 from RecurrentRegistrationLib.pipeline.options import Options
 from RecurrentRegistrationLib.pipeline.plan import make_plan, replanned
 from RecurrentRegistrationLib.pipeline.recorder import Landmarks, Recorder
-from RecurrentRegistrationLib.pipeline.registration import Registration, device_name, jacobian_summary, versions
+from RecurrentRegistrationLib.pipeline.registration import Registration
+from RecurrentRegistrationLib.pipeline.report import report
+from RecurrentRegistrationLib.pipeline.search import create_search, look, search_grid, wants_search
 from RecurrentRegistrationLib.pipeline.stopping import better, exhausted
 from RecurrentRegistrationLib.step import Step
 from RecurrentRegistrationLib.transform import DisplacementField
-from RecurrentRegistrationLib.volume import Volume
-
-UNFOLDING = (0.02, 0.05, 0.1, 0.2, 0.3)  # least Jacobian determinants that are asked of the field, one after the other
+from RecurrentRegistrationLib.volume import Grid, Volume
 
 
 class Run:
@@ -44,7 +46,7 @@ class Run:
 
     Attributes:
         plan: what was decided; a new one where the contrasts turn out to differ.
-        phase: "prepare", "align", "deform", "refine", "unfold" or "done".
+        phase: "prepare", "align", "search", "deform", "refine", "conclude" or "done".
         notes: plain sentences about what was chosen and why.
     """
 
@@ -83,13 +85,13 @@ class Run:
 
     def __iter__(self) -> Iterator[Step]:
         """Prepare, align, deform and refine, yielding every finished step."""
-        yield from self._guarded(self._whole())
+        yield from guarded(self._whole())
 
     def extend(self, count: int) -> Iterator[Step]:
         """Go on from the last step for `count` more. Raises InputError where it left nothing to go on from."""
         if self.last is None or self.last.state is None:
             raise InputError("There is no step to continue from: run the method first.")
-        yield from self._guarded(self._concluded(self._follow(self.last.state, count)))
+        yield from guarded(self._concluded(self._follow(self.last.state, count)))
 
     def refine(self, count: int) -> Iterator[Step]:
         """Improve the result so far by `count` iterations of instance optimisation.
@@ -98,7 +100,7 @@ class Run:
         """
         if self._chosen is None:
             raise InputError("There is no step to refine: run the method first.")
-        yield from self._guarded(self._concluded(self._refine(count)))
+        yield from guarded(self._concluded(self._refine(count)))
 
     def go_back(self, step: Step | None) -> None:
         """Make an earlier step the last one, or None: `extend` and `refine` go on from it, `result` tells of it."""
@@ -114,26 +116,8 @@ class Run:
         step = step or self._chosen
         if step is None:
             raise InputError("No step has been finished yet, so there is no result.")
-        plan, grid = self.plan, self._images.fixed.grid
-        steps = [record for record in self.steps if record["index"] <= step.index]
-        report = {
-            "method": plan.card.name if plan.options.deforms else "none",
-            "weights": None if plan.model is None else {"name": plan.model.name, "sha256": plan.model.sha256},
-            "preset": plan.preset,
-            "device": device_name(plan.device),
-            "seed": plan.options.seed,
-            "versions": versions(),
-            "notes": list(self.notes),
-            "working_grid": {"size": list(plan.grid.size), "spacing": list(plan.grid.spacing)},
-            "similarity": {"measure": plan.settings.measure, "before": self.before, "after": step.similarity},
-            "step": step.index,
-            "best_step": None if self.best is None else self.best.index,
-            "seconds": {**self._clock.seconds},
-            "peak_memory_bytes": memory.peak(),
-            "steps": steps,
-            **jacobian_summary(step.transform, grid),
-        }
-        return Registration(step.transform, grid, self._images.moving, steps, report)
+        told = report(self.plan, self._recorder, self._clock, step, self.notes)
+        return Registration(step.transform, step.domain, self._images.moving, told["steps"], told)
 
     # ---- the phases
 
@@ -146,9 +130,26 @@ class Run:
         if plan.options.deforms:
             trained = (plan.steps or plan.card.default_steps) if plan.card.trained else None
             leg = Leg(plan.method, plan.grid, self._linear, "deform", trained)
-            yield from self._follow(leg, plan.steps)
+            if isinstance(plan.method, Refine):
+                yield from self._search()
+                yield from self._follow(leg, plan.steps, self._initial(plan.method, plan.grid))
+                yield from self._keep(leg)
+            else:
+                yield from self._follow(leg, plan.steps)
         if plan.options.refine:
             yield from self._refine(plan.options.refine)
+
+    def _initial(self, refiner: Refine, grid: Grid) -> Tensor | None:
+        """What an earlier leg found, for a refinement, which then begins with what that could not see."""
+        base = self._chosen
+        if base is None or not bool(base.field.values.any()):
+            return None
+        reached = base.state.grid.pitch if isinstance(base.state, Leg) else self.plan.grid.pitch
+        if base.phase == "search":
+            reached *= 2
+        *coarse, finest = refiner.schedule
+        refiner.schedule = (*((scale, turns) for scale, turns in coarse if 1.5 * scale * grid.pitch < reached), finest)
+        return spatial.resize_displacement(base.field.values.to(self.plan.device).float(), grid.shape)
 
     def _concluded(self, steps: Iterator[Step]) -> Iterator[Step]:
         yield from steps
@@ -202,32 +203,42 @@ class Run:
                 return
 
     def _refine(self, count: int) -> Iterator[Step]:
-        base, grid = self._chosen, self.plan.refined_grid
-        assert base is not None
-        refiner, reached = self.plan.create_refinement(), self.plan.grid.pitch
-        refiner.schedule = tuple(
-            (scale, turns) for scale, turns in refiner.schedule if scale == 1 or 1.5 * scale * grid.pitch < reached
-        )
-        initial = spatial.resize_displacement(base.field.values.to(self.plan.device).float(), grid.shape)
-        yield from self._follow(Leg(refiner, grid, base.linear, "refine"), count, initial)
+        assert self._chosen is not None
+        refiner, grid = self.plan.create_refinement(), self.plan.refined_grid
+        leg = Leg(refiner, grid, self._chosen.linear, "refine")
+        yield from self._follow(leg, count, self._initial(refiner, grid))
+
+    @torch.no_grad()
+    def _search(self) -> Iterator[Step]:
+        """Search for what moves too far for a refinement, where a first look finds any."""
+        with self._clock.running("search"):
+            images = self._images.prepared(self.plan.settings, self.plan.device)
+            motion = look(*images, self._linear, self.plan.grid)
+        self.notes.append(motion.note)
+        if wants_search(motion):
+            yield from self._follow(Leg(create_search(), search_grid(self.plan.grid), self._linear, "search"), None)
 
     @torch.no_grad()
     def _unfold(self) -> Iterator[Step]:
-        """Smooth foldings away where there are any, a round a step; no more of the field is smoothed than it takes."""
-        step, grid = self._chosen, self._images.fixed.grid
-        for number, least in enumerate((*UNFOLDING, None), start=1):
-            if step is None or not bool(step.field.values.any()):
-                return
-            folded = int((step.transform.jacobian_determinant(grid) <= 0).sum())
-            if not folded:
-                return
-            if least is None:
-                self.notes.append(f"{folded} voxels remain folded: more smoothing would undo what was found.")
-                return
-            self.phase = "unfold"
-            field = DisplacementField(spatial.remove_folding(step.field.values, minimum=least), step.field.grid)
-            step = self._made(f"unfold {number}/{len(UNFOLDING)}", field, step.linear, state=step.state)
-            yield step
+        """Smooth foldings away where there are any, a round a step."""
+        if self._chosen is None:
+            return
+        for stage, field in unfolded(self._chosen):
+            self.phase = "conclude"
+            yield self._made(stage, field, self._chosen.linear, state=self._chosen.state)
+        if left := folded_voxels(self._chosen):
+            self.notes.append(f"{left} voxels remain folded: more smoothing would undo what was found.")
+
+    @torch.no_grad()
+    def _keep(self, leg: Leg) -> Iterator[Step]:
+        """Take back what a training-free deformation did without reason, as a step of its own."""
+        assert self._chosen is not None
+        with self._clock.running("conclude"):
+            field = kept(self._chosen.field, *leg.pair(*self._images.prepared(self.plan.settings, self.plan.device)))
+        if field is not None:
+            self.phase = "conclude"
+            yield self._made("keep what is earned", field, self._chosen.linear, state=self._chosen.state)
+            self.notes.append("Where the deformation explained nothing of the images, the linear result was kept.")
 
     # ---- one step
 
@@ -251,16 +262,6 @@ class Run:
         self.plan = replanned(self.plan, self._images, "multimodal", why)
         self.notes += [note for note in self.plan.notes if note not in self.notes]
         self._compare()
-
-    def _guarded(self, steps: Iterator[Step]) -> Iterator[Step]:
-        try:
-            yield from steps
-        except (RuntimeError, MemoryError) as error:
-            if is_out_of_memory(error):
-                raise OutOfMemoryError(
-                    "There is not enough memory: close other programs or give a coarser working spacing."
-                ) from error
-            raise
 
 
 def start(

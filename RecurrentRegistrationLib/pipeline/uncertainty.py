@@ -84,7 +84,7 @@ def _sampled(images: Images, options: Options, transform: Transform, grid: Grid)
         if not is_random(run.plan.method):
             raise InputError(f"The method '{run.plan.card.name}' has neither noise nor dropout to sample.")
         run.plan.method.sampling = True
-        *_, last = (step for step in run if step.phase != "unfold")  # the same step of each, not the best of each
+        *_, last = (step for step in run if step.phase != "conclude")  # the same step of each, not the best of each
         yield _millimetres(last.transform, grid)
 
 

@@ -20,8 +20,10 @@ from RecurrentRegistrationLib.io.files import complete
 from RecurrentRegistrationLib.pipeline import memory, uncertainty
 from RecurrentRegistrationLib.pipeline.inputs import Input, notice
 from RecurrentRegistrationLib.pipeline.kept_steps import History
+from RecurrentRegistrationLib.pipeline.options import Options
 from RecurrentRegistrationLib.pipeline.presets import PRESETS
-from RecurrentRegistrationLib.pipeline.run import Options, Run, start, versions
+from RecurrentRegistrationLib.pipeline.report import versions
+from RecurrentRegistrationLib.pipeline.run import Run, start
 from RecurrentRegistrationLib.report.folder import result_folder, write_results, write_steps
 from RecurrentRegistrationLib.report.sequence import coarsened, vectors
 from RecurrentRegistrationLib.step import Step

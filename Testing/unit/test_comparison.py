@@ -149,7 +149,7 @@ def test_a_fold_is_removed_in_steps_of_its_own():
     run = pipeline.start(fixed, moving, options=Options(initial="none", linear="none", method_options=rough))
     steps = list(run)
     result = run.result()
-    unfolding = [step for step in steps if step.phase == "unfold"]
+    unfolding = [step for step in steps if step.phase == "conclude"]
     if unfolding:
         assert unfolding[0].stage == "unfold 1/5"
         assert result.report["step"] == unfolding[-1].index
