@@ -31,6 +31,7 @@ POSES = 432  # rotations that cover all postures about 30 degrees apart
 # Agreement of contrast from which on local correlation is trusted. After the affine level, hippocampi and brains of one
 # contrast had 0.87 to 1.00, T1 with FLAIR, PD or EPI 0.59 to 0.83; in 2D 0.80 to 0.82 and T1 with PD -0.03.
 LIKE = {2: 0.5, 3: 0.85}
+THIN = 3  # slices that are too few to tell of motion across them
 MARGIN = 1.08  # how much better than the header's posture a turned one must be to be believed
 
 
@@ -89,17 +90,21 @@ class Level:
 
 def _coarsened(image: Prepared, spacing: float) -> Prepared:
     spacings = [max(spacing, s) if n > 1 else s for n, s in zip(image.grid.size, image.grid.spacing, strict=True)]
-    return image.onto(image.grid.resampled([min(spacing * 1.5, s) if s > spacing else s for s in spacings]))
+    steps = zip(image.grid.size, spacings, strict=True)
+    return image.onto(image.grid.resampled([min(spacing * 1.5, s) if n > 1 and s > spacing else s for n, s in steps]))
 
 
 class Parameters:
     """Millimetre parameters `[B, P]` of matrices `[B, d+1, d+1]` around given poses."""
 
-    def __init__(self, poses: np.ndarray, centre: np.ndarray, radius: float, kind: str) -> None:
+    def __init__(
+        self, poses: np.ndarray, centre: np.ndarray, radius: float, kind: str, normal: np.ndarray | None = None
+    ) -> None:
         self._d = poses.shape[1] - 1
         self._poses = torch.tensor(poses, dtype=torch.float32)
         self._centres = torch.tensor(poses[:, :-1, :-1] @ centre + poses[:, :-1, -1], dtype=torch.float32)
         self._radius = radius
+        self._normal = None if normal is None else torch.tensor(normal, dtype=torch.float32)
         self._turns = self._d * (self._d - 1) // 2
         self._shapes = {"rigid": 0, "affine": self._d * (self._d + 1) // 2}[kind]
         self.values = torch.zeros(poses.shape[0], self._d + self._turns + self._shapes, requires_grad=True)
@@ -111,17 +116,27 @@ class Parameters:
         rows, columns = zip(*itertools.combinations(range(d), 2), strict=True)
         skew = self.values.new_zeros(batch, d, d)
         skew[:, rows, columns] = turn / self._radius
-        linear = torch.linalg.matrix_exp(skew - skew.transpose(1, 2))
+        skew = self._in_plane(skew - skew.transpose(1, 2))
+        if self._normal is not None:
+            shift = shift - (shift @ self._normal)[:, None] * self._normal
+        linear = torch.linalg.matrix_exp(skew)
         if self._shapes:
             rows, columns = zip(*itertools.combinations_with_replacement(range(d), 2), strict=True)
             stretch = self.values.new_zeros(batch, d, d)
             stretch[:, rows, columns] = shape / self._radius
-            linear = linear @ torch.linalg.matrix_exp((stretch + stretch.transpose(1, 2)) / 2)
+            linear = linear @ torch.linalg.matrix_exp(self._in_plane((stretch + stretch.transpose(1, 2)) / 2))
         about = self._centres + shift - torch.einsum("bij,bj->bi", linear, self._centres)
         bottom = torch.zeros(batch, 1, d + 1)
         bottom[..., -1] = 1
         matrix = torch.cat([torch.cat([linear, about[..., None]], dim=2), bottom], dim=1)
         return matrix @ self._poses
+
+    def _in_plane(self, matrix: Tensor) -> Tensor:
+        """What of a matrix `[B, d, d]` stays in the slices, where there are too few to tell of anything else."""
+        if self._normal is None:
+            return matrix
+        flat = torch.eye(self._d) - torch.outer(self._normal, self._normal)
+        return flat @ matrix @ flat
 
 
 class Adam:
@@ -161,6 +176,7 @@ def align(
     """
     d = fixed.grid.dimension
     matrix = np.eye(d + 1) if start is None else start
+    normal = thin_normal(fixed, moving)
     longest = max(_extent(fixed))
     spacing = longest / (SEARCH_SIZE if d == 3 else 2 * SEARCH_SIZE)
     fixed = fixed.cropped(*foreground_box(fixed, 2 * spacing))
@@ -175,12 +191,12 @@ def align(
     for number, (stage, size, iterations) in enumerate(plan):
         level = Level(fixed, moving, size)
         title = f"{stage} {1 + number}/{len(plan)}"
-        for alignment in _descend(level, matrix, stage, iterations, measure, title):
+        for alignment in _descend(level, matrix, stage, iterations, measure, title, normal):
             matrix = alignment.matrix
             yield alignment
         if number == len(plan) - 2:
             agreement = _agreement(level, matrix)
-            measure = LocalCorrelation() if agreement > LIKE[d] else MutualInformation()
+            measure = LocalCorrelation() if agreement > LIKE[d if normal is None else 2] else MutualInformation()
             yield Alignment("contrast", matrix, math.nan, agreement=agreement)
 
 
@@ -212,14 +228,31 @@ def centre_of_mass(image: Prepared) -> np.ndarray:
     return image.grid.physical(index)
 
 
-def rotations(dimension: int) -> np.ndarray:
-    """Matrices `[N, d, d]` spread evenly over all rotations, the identity first.
+def thin_normal(*images: Prepared) -> np.ndarray | None:
+    """The direction across the slices of 3D images that all have three or fewer, in one direction; otherwise None."""
+    normals = []
+    for image in images:
+        thin = [axis for axis, n in enumerate(image.grid.size) if n <= THIN]
+        if image.grid.dimension != 3 or len(thin) != 1:
+            return None
+        a, b = [image.grid.cosines[:, axis] for axis in range(3) if axis != thin[0]]
+        normals.append(np.cross(a, b) / np.linalg.norm(np.cross(a, b)))
+    return normals[0] if abs(normals[0] @ normals[-1]) > 0.999 else None
+
+
+def rotations(dimension: int, normal: np.ndarray | None = None) -> np.ndarray:
+    """Matrices `[N, d, d]` spread evenly over all rotations, the identity first; about a normal alone if there is one.
 
     In 3D a super-Fibonacci spiral of unit quaternions (Alexa, CVPR 2022).
     """
     if dimension == 2:
         angles = np.linspace(0, 2 * np.pi, 36, endpoint=False)
         return np.stack([[[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]] for a in angles])
+    if normal is not None:
+        x, y, z = normal
+        cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+        angles = np.linspace(0, 2 * np.pi, 36, endpoint=False)
+        return np.stack([np.eye(3) + np.sin(a) * cross + (1 - np.cos(a)) * cross @ cross for a in angles])
     steps = np.arange(POSES) + 0.5
     first, second = 2 * np.pi * steps / math.sqrt(2), 2 * np.pi * steps / 1.533751168755204288118041
     inner, outer = np.sqrt(steps / POSES), np.sqrt(1 - steps / POSES)
@@ -248,21 +281,22 @@ def _search(fixed: Prepared, moving: Prepared, level: Level, header: np.ndarray)
     """The best pose: of the header's posture if that is nearly as good as any other."""
     centres = centre_of_mass(fixed), centre_of_mass(moving)
     d = fixed.grid.dimension
+    normal = thin_normal(fixed, moving)
     upright = {
         "the header's positions": header,
         "the centres of the images": _about(np.eye(d), fixed.grid.centre, moving.grid.centre),
         "the centres of mass": _about(np.eye(d), *centres),
     }
-    turned = np.stack([_about(rotation, *centres) for rotation in rotations(d)])
+    turned = np.stack([_about(rotation, *centres) for rotation in rotations(d, normal)])
     keep = 24
     scores = torch.cat([level.scores(torch.tensor(p, dtype=torch.float32)) for p in np.array_split(turned, 16)])
     turned = turned[scores.topk(min(keep, len(turned))).indices.cpu().numpy()]
     poses = np.concatenate([np.stack(list(upright.values())), turned])
     radius = _radius(fixed)
-    poses, values = _descend_all(level, poses, centres[0], radius, iterations=40)
+    poses, values = _descend_all(level, poses, centres[0], radius, iterations=40, normal=normal)
     fine = Level(fixed, moving, level.spacing / 1.5)
     best = np.concatenate([np.arange(len(upright)), len(upright) + np.argsort(-values[len(upright) :])[:6]])
-    poses, values = _descend_all(fine, poses[best], centres[0], radius, iterations=20)
+    poses, values = _descend_all(fine, poses[best], centres[0], radius, iterations=20, normal=normal)
     first = int(np.argmax(values[: len(upright)]))
     other = len(upright) + int(np.argmax(values[len(upright) :]))
     angle = _angle(poses[other])
@@ -278,10 +312,10 @@ def _angle(matrix: np.ndarray) -> float:
 
 
 def _descend_all(
-    level: Level, poses: np.ndarray, centre: np.ndarray, radius: float, *, iterations: int
+    level: Level, poses: np.ndarray, centre: np.ndarray, radius: float, *, iterations: int, normal: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Improve many poses at once by mutual information; the best matrix and score met by each."""
-    parameters = Parameters(poses, centre, radius, "rigid")
+    parameters = Parameters(poses, centre, radius, "rigid", normal)
     optimiser = Adam(parameters.values)
     best, matrices = torch.full((len(poses),), -torch.inf), torch.tensor(poses, dtype=torch.float32)
     for iteration in range(iterations):
@@ -297,10 +331,16 @@ def _descend_all(
 
 
 def _descend(
-    level: Level, matrix: np.ndarray, kind: str, iterations: int, similarity: Similarity, title: str
+    level: Level,
+    matrix: np.ndarray,
+    kind: str,
+    iterations: int,
+    similarity: Similarity,
+    title: str,
+    normal: np.ndarray | None,
 ) -> Iterator[Alignment]:
     """Improve one map; yields the best one met so far after each iteration."""
-    parameters = Parameters(matrix[None], centre_of_mass(level.fixed), _radius(level.fixed), kind)
+    parameters = Parameters(matrix[None], centre_of_mass(level.fixed), _radius(level.fixed), kind, normal)
     optimiser = Adam(parameters.values)
     best, found = -math.inf, matrix
     for iteration in range(iterations):

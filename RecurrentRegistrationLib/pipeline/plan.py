@@ -137,8 +137,9 @@ def make_plan(images: Images, options: Options, *, name: str | None = None, why:
     if options.spacing and max(grid.size) < FEWEST:
         left = f"{max(grid.size)} voxels along the longest side"
         raise InputError(f"A working spacing of {options.spacing:g} mm leaves {left}: give a finer one.")
-    if max(grid.spacing) > 1.01 * finest:
-        told.append(f"The working grid is {max(grid.spacing):.2f} mm instead of {finest:.2f} mm, to fit in memory.")
+    reached = max((s for n, s in zip(grid.size, grid.spacing, strict=True) if n > 1), default=finest)
+    if reached > 1.01 * finest:
+        told.append(f"The working grid is {reached:.2f} mm instead of {finest:.2f} mm, to fit in memory.")
     refined = None if options.spacing else fitting(None, REFINE)[0]
     refined_grid = grid if refined is None or refined.pitch > 0.75 * grid.pitch else grid.between(refined.pitch)
     return Plan(options, name, method, model, device, start, grid, refined_grid, voxels, tuple(notes + told))

@@ -62,7 +62,7 @@ def _plane(pixels: np.ndarray) -> np.ndarray:
 def _liveliest_row(stack: np.ndarray) -> int:
     """The row in the middle half whose pixels change most over time."""
     quarter = stack.shape[1] // 4
-    return quarter + int(stack.std(axis=0)[quarter : 3 * quarter].mean(axis=1).argmax())
+    return quarter + int(stack.std(axis=0)[quarter : max(3 * quarter, quarter + 1)].mean(axis=1).argmax())
 
 
 def _draw_numbers(axes: Sequence[Axes], frames: Sequence[Frame], report: dict[str, Any]) -> None:
