@@ -60,7 +60,8 @@ def test_the_report_tells_everything(result, images):
     assert len(report["inputs"]["moving"]["sha256"]) == 64
     assert {"method", "preset", "device", "seed", "versions", "seconds", "peak_memory_bytes"} <= report.keys()
     assert [step["index"] for step in report["steps"]] == list(range(1, 9))
-    assert report["steps"][0].keys() == {"index", "stage", "similarity", "mean_update_mm", "folding", "seconds"}
+    fields = {"index", "phase", "stage", "similarity", "mean_update_mm", "folding", "seconds"}
+    assert report["steps"][0].keys() == fields
     assert report["folding"] == 0
     jacobian = Volume.read(folder / "jacobian.nrrd").array
     assert report["jacobian"]["min"] == pytest.approx(float(jacobian.min()), abs=1e-4)
