@@ -102,10 +102,13 @@ def _coarsened(values: Tensor, grid: Grid, shown: Sequence[float], spacing: Sequ
 
 
 def padding(sample: np.ndarray) -> float | None:
-    """The value that fills what was not scanned: the lowest, often and far below all others. None for none."""
+    """The value that fills what was not scanned: the lowest, often and far below all others. None for none.
+
+    Zero is none: it is what air or a stripped skull looks like, and belongs to the scale.
+    """
     lowest = sample.min()
     others = sample[sample > lowest]
-    if others.size == 0 or others.size > 0.999 * sample.size:
+    if lowest >= 0 or others.size == 0 or others.size > 0.999 * sample.size:
         return None
     next_lowest, high = np.percentile(others, (0.1, 99.5))
     return float(lowest) if next_lowest - lowest > 0.2 * max(high - next_lowest, 1e-12) else None

@@ -53,6 +53,7 @@ def test_what_is_no_padding():
     assert padding(CT.ravel()) is None
     assert padding(MR.ravel()) is None
     assert padding(np.zeros(100)) is None
+    assert padding(np.where(HEAD < 0.5, 0, MR).ravel()) is None  # air around a stripped brain
 
 
 @pytest.mark.parametrize("values", [CT, CT - 32768, np.where(OUTSIDE, -1024, MR)])
