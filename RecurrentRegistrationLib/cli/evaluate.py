@@ -47,5 +47,5 @@ def evaluate(
     )
     if moving_image is not None:
         images = Images(fixed_image, moving_image, read(fixed_mask), read(moving_mask))
-        report["similarity"] = measured(found, images, preset)
+        report["similarity_of_steps"] = measured(found, images, preset)
     print(to_json(report, indent=2))

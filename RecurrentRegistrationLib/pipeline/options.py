@@ -60,6 +60,11 @@ class Options:
     method_options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def automatic(self) -> bool:
+        """Whether the deformation is composed by evidence; a named method, or number of steps, is taken as it is."""
+        return self.method == "auto" and self.steps is None and not self.method_options
+
+    @property
     def deforms(self) -> bool:
         """Whether a method follows the linear stage."""
         return self.method != "none"

@@ -130,7 +130,7 @@ class Run:
         if plan.options.deforms:
             trained = (plan.steps or plan.card.default_steps) if plan.card.trained else None
             leg = Leg(plan.method, plan.grid, self._linear, "deform", trained)
-            if isinstance(plan.method, Refine):
+            if isinstance(plan.method, Refine) and plan.options.automatic:
                 yield from self._search()
                 yield from self._follow(leg, plan.steps, self._initial(plan.method, plan.grid))
                 yield from self._keep(leg)

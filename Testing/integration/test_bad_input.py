@@ -13,6 +13,7 @@ import pytest
 import SimpleITK as sitk
 
 from RecurrentRegistrationLib.cli import run
+from RecurrentRegistrationLib.pipeline import plan
 from RecurrentRegistrationLib.pipeline import run as run_module
 from RecurrentRegistrationLib.volume import Volume
 
@@ -232,7 +233,7 @@ def test_a_full_disk(limit, images, output, command):
 
 
 def test_too_little_memory_for_any_lattice(images, output, capsys, monkeypatch):
-    monkeypatch.setattr(run_module.memory, "available", lambda device: 2**20)
+    monkeypatch.setattr(plan.memory, "available", lambda device: 2**20)
     line = ["register", images / "fixed.nrrd", images / "moving.nrrd", "-o", output / "out", *QUICK, "-q"]
     refused(line, capsys, output, "memory", status=3)
 

@@ -198,15 +198,14 @@ def test_cancel_is_prompt_and_keeps_the_steps(worker, pair, tmp_path):
     assert worker.ask("continue", count=2)["steps"] == made + 2
 
 
-@pytest.mark.parametrize("place", ["kept_steps.History.offer", "pipeline.Run._recorded"])
+@pytest.mark.parametrize("place", ["kept_steps.History.offer", "recorder.Recorder.made"])
 def test_a_step_that_was_not_told_does_not_count(place, pair, tmp_path):
     code = f"""
-from RecurrentRegistrationLib import pipeline
-from RecurrentRegistrationLib.pipeline import kept_steps
+from RecurrentRegistrationLib.pipeline import kept_steps, recorder
 from RecurrentRegistrationLib.worker import process
 whole, left = {place}, [4]
-def interrupted(self, step):
-    made = whole(self, step)
+def interrupted(*given, **named):
+    made = whole(*given, **named)
     left[0] -= 1
     if left[0] == 0:
         raise KeyboardInterrupt

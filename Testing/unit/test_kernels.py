@@ -291,7 +291,7 @@ image = torch.rand(1, 1, 4, 5, 6)
 assert volumes.can_differentiate(image.expand(1, 3, 4, 5, 6))
 print(spatial.jacobian_determinant(torch.zeros(1, 3, 4, 5, 6)).mean().item())
 """
-    kept_back = ("HOME", "NUMBA_CACHE_DIR", "XDG_CACHE_HOME")
+    kept_back = ("HOME", "NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "PYTHONWARNDEFAULTENCODING")
     environment = {name: value for name, value in os.environ.items() if name not in kept_back}
     done = subprocess.run(
         [sys.executable, "-c", program, str(place)],
