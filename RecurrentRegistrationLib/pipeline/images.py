@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -31,7 +32,7 @@ class Images:
     moving: Volume
     fixed_mask: Volume | None = None
     moving_mask: Volume | None = None
-    _prepared: dict[tuple[float, float] | None, tuple[Prepared, Prepared]] = field(default_factory=dict, repr=False)
+    _prepared: dict[Any, tuple[Prepared, Prepared]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         check_images(self.fixed, self.moving)
@@ -60,9 +61,10 @@ class Images:
 
     def prepared(self, preset: Preset, device: torch.device) -> tuple[Prepared, Prepared]:
         """Both with intensities in [0, 1] and their masks, smoothed alike; kept for the next who asks."""
-        if preset.window not in self._prepared:
+        scale = preset.window, preset.guess
+        if scale not in self._prepared:
             self._prepared.clear()
             fixed, moving = prepare(self.fixed, self.fixed_mask, preset), prepare(self.moving, self.moving_mask, preset)
-            self._prepared[preset.window] = blurred_like(fixed, moving.grid), blurred_like(moving, fixed.grid)
-        fixed, moving = self._prepared[preset.window]
+            self._prepared[scale] = blurred_like(fixed, moving.grid), blurred_like(moving, fixed.grid)
+        fixed, moving = self._prepared[scale]
         return fixed.to(device), moving.to(device)

@@ -46,7 +46,10 @@ PRESETS = {
     "ct": Preset("CT with CT: soft tissue and bone", window=SOFT_TISSUE),
     "ct-lung": Preset("CT with CT: lungs", window=(-1000.0, 200.0)),
     "multimodal": Preset(
-        "images of unlike contrast: CT with MR, T1 with T2, FLAIR, PD or EPI", measure="information", refine=STIFF
+        "images of unlike contrast: CT with MR, T1 with T2, FLAIR, PD or EPI",
+        guess=True,
+        measure="information",
+        refine=STIFF,
     ),
 }
 

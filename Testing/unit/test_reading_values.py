@@ -8,7 +8,7 @@ from phantom import centred, head
 
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.pipeline.preparation import choose_preset, is_ct, padding, prepare
-from RecurrentRegistrationLib.pipeline.presets import PRESETS
+from RecurrentRegistrationLib.pipeline.presets import PRESETS, SOFT_TISSUE
 from RecurrentRegistrationLib.volume import Volume
 
 GRID = centred((24, 28, 26), (3.0, 3.0, 3.0))
@@ -87,3 +87,9 @@ def test_one_bright_object_does_not_darken_the_rest():
     plain, found = (prepare(Volume(v, GRID), None, PRESETS["mr"]).values for v in (MR, bright))
     tissue = (HEAD > 0.5) & (bright == MR)
     assert found.numpy()[0][tissue].mean() > 0.6 * plain.numpy()[0][tissue].mean()
+
+
+def test_a_ct_image_beside_another_modality_keeps_its_window_of_soft_tissue():
+    low, high = SOFT_TISSUE
+    found = prepare(Volume(CT, GRID), None, PRESETS["multimodal"]).values.numpy()[0]
+    assert np.allclose(found, np.clip((CT - low) / (high - low), 0, 1), atol=1e-5)
