@@ -59,6 +59,21 @@ class Step:
             return Transform((linear,))
         return Transform((faded_out(self.field, self.domain), linear))
 
+    @cached_property
+    def volume_change(self) -> dict[str, Any]:
+        """What the transform does to volumes on the fixed image's grid: folded voxels, and Jacobian determinants."""
+        determinant = self.transform.jacobian_determinant(self.domain)
+        folded = int((determinant <= 0).sum())
+        return {
+            "folded_voxels": folded,
+            "folding": 100 * folded / determinant.numel(),
+            "jacobian": {
+                "min": float(determinant.min()),
+                "mean": float(determinant.mean()),
+                "max": float(determinant.max()),
+            },
+        }
+
     def record(self) -> dict[str, Any]:
         """What a report and a listener are told of the step."""
         told = {

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
-
 from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.pipeline.harm import earned
 from RecurrentRegistrationLib.pipeline.preparation import Prepared
@@ -28,18 +25,11 @@ def kept(field: DisplacementField, fixed: Prepared, moving: Prepared) -> Displac
     return None if damped is whole else DisplacementField(damped, fixed.grid)
 
 
-def unfolded(step: Step) -> Iterator[tuple[str, DisplacementField]]:
-    """Rounds of smoothing, each with a name, until nothing is folded; a field is smoothed no more than it takes."""
-    for number, least in enumerate(UNFOLDING, start=1):
-        if not folded_voxels(step):
-            return
-        field = DisplacementField(spatial.remove_folding(step.field.values, minimum=least), step.field.grid)
-        yield f"unfold {number}/{len(UNFOLDING)}", field
-        step = dataclasses.replace(step, field=field)
+def unfolded(field: DisplacementField, least: float) -> DisplacementField:
+    """The deformation smoothed where its Jacobian determinant falls below a value, and no more than it takes."""
+    return DisplacementField(spatial.remove_folding(field.values, minimum=least), field.grid)
 
 
 def folded_voxels(step: Step) -> int:
-    """Voxels of the fixed image with a Jacobian determinant of 0 or less."""
-    if not bool(step.field.values.any()):
-        return 0
-    return int((step.transform.jacobian_determinant(step.domain) <= 0).sum())
+    """Voxels of the fixed image with a Jacobian determinant of 0 or less; a linear map folds none."""
+    return step.volume_change["folded_voxels"] if bool(step.field.values.any()) else 0

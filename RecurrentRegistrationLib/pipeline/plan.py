@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,12 +142,6 @@ def make_plan(images: Images, options: Options, *, name: str | None = None, why:
     refined = None if options.spacing else fitting(None, REFINE)[0]
     refined_grid = grid if refined is None or refined.pitch > 0.75 * grid.pitch else grid.between(refined.pitch)
     return Plan(options, name, method, model, device, start, grid, refined_grid, voxels, tuple(notes + told))
-
-
-def replanned(plan: Plan, images: Images, name: str, why: str) -> Plan:
-    """A plan of its own for another preset; it begins with the notes of the old one."""
-    new = make_plan(images, plan.options, name=name, why=why)
-    return dataclasses.replace(new, notes=(*plan.notes, *(note for note in new.notes if note not in plan.notes)))
 
 
 def _created(

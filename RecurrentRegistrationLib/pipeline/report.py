@@ -16,8 +16,6 @@ from RecurrentRegistrationLib.pipeline.clock import Clock
 from RecurrentRegistrationLib.pipeline.plan import Plan
 from RecurrentRegistrationLib.pipeline.recorder import Recorder
 from RecurrentRegistrationLib.step import Step
-from RecurrentRegistrationLib.transform import Transform
-from RecurrentRegistrationLib.volume import Grid
 
 
 def report(plan: Plan, recorder: Recorder, clock: Clock, step: Step, notes: Sequence[str]) -> dict[str, Any]:
@@ -38,7 +36,7 @@ def report(plan: Plan, recorder: Recorder, clock: Clock, step: Step, notes: Sequ
         "seconds": {**clock.seconds},
         "peak_memory_bytes": memory.peak(),
         "steps": [record for record in recorder.steps if record["index"] <= step.index],
-        **jacobian_summary(step.transform, step.domain),
+        **step.volume_change,
     }
 
 
@@ -56,18 +54,3 @@ def versions() -> dict[str, str]:
 def device_name(device: torch.device) -> str:
     """What a report calls a device."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-
-
-def jacobian_summary(transform: Transform, grid: Grid) -> dict[str, Any]:
-    """Folding and volume change of a transform on a grid, for a report."""
-    determinant = transform.jacobian_determinant(grid)
-    folded = int((determinant <= 0).sum())
-    return {
-        "folded_voxels": folded,
-        "folding": 100 * folded / determinant.numel(),
-        "jacobian": {
-            "min": float(determinant.min()),
-            "mean": float(determinant.mean()),
-            "max": float(determinant.max()),
-        },
-    }

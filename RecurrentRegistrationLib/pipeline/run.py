@@ -19,13 +19,14 @@ from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.methods.refine import Refine
 from RecurrentRegistrationLib.pipeline.clock import Clock
 from RecurrentRegistrationLib.pipeline.comparison import Comparison
-from RecurrentRegistrationLib.pipeline.conclusion import folded_voxels, kept, unfolded
+from RecurrentRegistrationLib.pipeline.conclusion import UNFOLDING, folded_voxels, kept, unfolded
 from RecurrentRegistrationLib.pipeline.images import Images
 from RecurrentRegistrationLib.pipeline.leg import Leg
 from RecurrentRegistrationLib.pipeline.linear import LIKE, align, named_start
 from RecurrentRegistrationLib.pipeline.memory import guarded
 from RecurrentRegistrationLib.pipeline.options import Options
-from RecurrentRegistrationLib.pipeline.plan import make_plan, replanned
+from RecurrentRegistrationLib.pipeline.plan import make_plan
+from RecurrentRegistrationLib.pipeline.preparation import Prepared
 from RecurrentRegistrationLib.pipeline.recorder import Landmarks, Recorder
 from RecurrentRegistrationLib.pipeline.registration import Registration
 from RecurrentRegistrationLib.pipeline.report import report
@@ -58,6 +59,7 @@ class Run:
         self._clock, self._recorder = Clock(), Recorder(images.fixed.grid, landmarks)
         self._linear = np.eye(images.dimension + 1) if self.plan.start is None else self.plan.start
         self._chosen: Step | None = None
+        self._held: tuple[Any, tuple[Prepared, Prepared]] | None = None
 
     @property
     def before(self) -> float:
@@ -183,7 +185,7 @@ class Run:
         self.phase = leg.phase
         leg.method.eval()
         with self._clock.running("prepare"):
-            fixed, moving = leg.pair(*self._images.prepared(self.plan.settings, self.plan.device))
+            fixed, moving = self._pair(leg)
         given: dict[str, Any] = {"fixed_mask": fixed.mask, "moving_mask": moving.mask}
         given |= {} if initial is None else {"initial": initial}
         turns = leg.method.steps(fixed.values, moving.values, count=count, state=leg.state, **given)
@@ -221,12 +223,15 @@ class Run:
     @torch.no_grad()
     def _unfold(self) -> Iterator[Step]:
         """Smooth foldings away where there are any, a round a step."""
-        if self._chosen is None:
-            return
-        for stage, field in unfolded(self._chosen):
+        step = self._chosen
+        for number, least in enumerate(UNFOLDING, start=1):
+            if step is None or not folded_voxels(step):
+                return
             self.phase = "conclude"
-            yield self._made(stage, field, self._chosen.linear, state=self._chosen.state)
-        if left := folded_voxels(self._chosen):
+            stage, field = f"unfold {number}/{len(UNFOLDING)}", unfolded(step.field, least)
+            step = self._made(stage, field, step.linear, state=step.state)
+            yield step
+        if step is not None and (left := folded_voxels(step)):
             self.notes.append(f"{left} voxels remain folded: more smoothing would undo what was found.")
 
     @torch.no_grad()
@@ -234,7 +239,7 @@ class Run:
         """Take back what a training-free deformation did without reason, as a step of its own."""
         assert self._chosen is not None
         with self._clock.running("conclude"):
-            field = kept(self._chosen.field, *leg.pair(*self._images.prepared(self.plan.settings, self.plan.device)))
+            field = kept(self._chosen.field, *self._pair(leg))
         if field is not None:
             self.phase = "conclude"
             yield self._made("keep what is earned", field, self._chosen.linear, state=self._chosen.state)
@@ -246,6 +251,13 @@ class Run:
         seconds = self._clock.seconds.get(self.phase, 0.0)
         self._chosen = self._recorder.made(self.phase, stage, field, linear, seconds=seconds, **kept)
         return self._chosen
+
+    def _pair(self, leg: Leg) -> tuple[Prepared, Prepared]:
+        """Both images on a leg's grid; those of the last one are held, for whoever goes on with it."""
+        key = leg.grid, leg.linear.tobytes(), leg.method.card.intensities, self.plan.preset
+        if self._held is None or self._held[0] != key:
+            self._held = key, leg.pair(*self._images.prepared(self.plan.settings, self.plan.device))
+        return self._held[1]
 
     def _compare(self) -> None:
         """Begin to measure, or begin anew where the plan has changed."""
@@ -259,7 +271,7 @@ class Run:
         if like or self.plan.options.preset != "auto" or self.plan.preset == "multimodal":
             return
         why = f"The contrasts differ (agreement {agreement:.2f}): preset multimodal."
-        self.plan = replanned(self.plan, self._images, "multimodal", why)
+        self.plan = make_plan(self._images, self.plan.options, name="multimodal", why=why)
         self.notes += [note for note in self.plan.notes if note not in self.notes]
         self._compare()
 
