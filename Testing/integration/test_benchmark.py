@@ -202,6 +202,27 @@ def test_a_terminated_run_takes_its_registration_with_it(folder, images):
     assert not list((folder / "out" / "set" / "runs").glob("*/*"))
 
 
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
+def test_a_killed_run_takes_its_registration_with_it(folder, images):
+    (folder / "slow.py").write_text(
+        f"import os, time\nopen({str(folder / 'began')!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)\n",
+        encoding="utf-8",
+    )
+    file = manifest(folder, images, methods={"slow": {"command": f"{sys.executable} -S {folder / 'slow.py'}"}})
+    line = [sys.executable, "-m", "RecurrentRegistrationLib", "benchmark", str(file), "-o", str(folder / "out")]
+    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    give_up = time.monotonic() + 200
+    while time.monotonic() < give_up and not ((folder / "began").exists() and (folder / "began").read_text()):
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    give_up = time.monotonic() + 20
+    with pytest.raises(ProcessLookupError):  # noqa: PT012
+        while time.monotonic() < give_up:
+            os.kill(int((folder / "began").read_text()), 0)
+            time.sleep(0.1)
+
+
 def test_a_registration_that_takes_too_long_is_ended(folder, images, capsys):
     slow = {"command": f"{sys.executable} -S -c 'import time; time.sleep(60)'"}
     file = manifest(folder, images, pairs=1, methods={"slow": slow}, timeout=0.5)

@@ -102,16 +102,20 @@ def test_stages_of_one_name_are_refused_and_like_ones_told_apart() -> None:
         configuration.stages({"stages": [{"name": "a"}, {"name": "a"}]})
 
 
-@pytest.mark.parametrize("part", ["data", "loss"])
+@pytest.mark.parametrize("part", ["data", "source", "callback"])
 @pytest.mark.parametrize("path", ["subprocess.Popen", "os.system", "beside.Evil"])
 def test_only_classes_of_a_training_can_be_named(part: str, path: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "beside.py").write_text("open('imported', 'w').close()\nclass Evil: ...\n", encoding="utf-8")
     evil = {"class_path": path, "init_args": {"args": ["touch", "ran"]}}
-    model = {"method": "voxelmorph", "losses": [{"loss": evil}]} if part == "loss" else {"method": "voxelmorph"}
-    tree = {"model": model, "data": evil if part == "data" else {"class_path": "SyntheticPairs"}}
-    (tmp_path / "c.yaml").write_text(yaml.safe_dump(tree | {"trainer": {"max_steps": 1}}), encoding="utf-8")
-    with pytest.raises(InputError):
+    data = {"class_path": "ImagePairs", "init_args": {"source": evil}} if part == "source" else evil
+    tree = {
+        "model": {"method": "voxelmorph", "losses": [{"term": "mse"}]},
+        "data": {"class_path": "SyntheticPairs"} if part == "callback" else data,
+        "trainer": {"max_steps": 1} | ({"callbacks": [evil]} if part == "callback" else {}),
+    }
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
+    with pytest.raises(InputError, match=path):
         train(Work(tmp_path / "c.yaml", tmp_path / "out"))
-    assert {file.name for file in tmp_path.iterdir()} <= {"c.yaml", "beside.py", "__pycache__"}
+    assert {file.name for file in tmp_path.iterdir()} == {"c.yaml", "beside.py"}
