@@ -24,12 +24,14 @@ def started(images: Path, output: Path, *more: str) -> subprocess.Popen[str]:
     line = [sys.executable, "-m", "RecurrentRegistrationLib", "register"]
     line += [str(images / "fixed2d.nrrd"), str(images / "moving2d.nrrd"), "-o", str(output / "out"), *more]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    # Whoever started the tests in the background may have had Ctrl-C ignored, which children inherit.
-    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Whoever started the tests in the background may have had these signals ignored, which children inherit.
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    heard = {each: signal.signal(each, handler) for each, handler in usual.items()}
     try:
         return subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", env=environment)
     finally:
-        signal.signal(signal.SIGINT, heard)
+        for each, handler in heard.items():
+            signal.signal(each, handler)
 
 
 def wait_for(process: subprocess.Popen[str], phase: str) -> None:
