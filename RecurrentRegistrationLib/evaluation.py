@@ -34,7 +34,7 @@ def evaluate(
 
     Args:
         transform: from fixed to moving points.
-        fixed: its lattice is where deformation is looked at.
+        fixed: its grid is where deformation is looked at.
         moving: for the similarity of intensities.
         fixed_mask: above 0 where deformation and similarity are looked at; None for everywhere.
         fixed_labels: label map in the fixed image's space, for overlap and surface distances (millimetres).
@@ -88,7 +88,7 @@ def _check(transform: Transform, fixed: Volume, *others: Volume | Points | None)
 def deformation(
     transform: Transform, grid: Grid, mask: np.ndarray | None = None, labelled: np.ndarray | None = None
 ) -> dict[str, Any]:
-    """Length, folding, Jacobian determinant and inverse consistency of a transform, on a lattice.
+    """Length, folding, Jacobian determinant and inverse consistency of a transform, on a grid.
 
     Args:
         transform: from fixed to moving points.
@@ -121,7 +121,7 @@ def deformation(
 
 
 def _some_points(grid: Grid, mask: np.ndarray | None) -> np.ndarray:
-    """Physical points of at most `INVERSE_SAMPLES` voxels, spread evenly over the lattice or the mask."""
+    """Physical points of at most `INVERSE_SAMPLES` voxels, spread evenly over the grid or the mask."""
     voxels = np.arange(math.prod(grid.size)) if mask is None else np.flatnonzero(mask)
     chosen = voxels[:: math.ceil(voxels.size / INVERSE_SAMPLES)]
     return grid.physical(np.stack(np.unravel_index(chosen, grid.shape)[::-1], axis=1))
@@ -149,7 +149,7 @@ def similarity(transform: Transform, fixed: Volume, moving: Volume, mask: np.nda
 def overlap_of_labels(
     transform: Transform, fixed: Volume, moving: Volume, *, labels: Iterable[int] | None = None
 ) -> dict[str, Any]:
-    """Dice and surface distances of each label, on the lattice of the fixed labels, and their means over labels.
+    """Dice and surface distances of each label, on the grid of the fixed labels, and their means over labels.
 
     `labels` are those to look at; None for all of either map.
     """

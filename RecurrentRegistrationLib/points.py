@@ -54,7 +54,7 @@ def read_points(path: str | Path, grid: Grid | None = None) -> Points:
 
     Args:
         path: `.fcsv`, `.mrk.json` or `.json`, `.csv`, `.txt` (elastix), or `.vtk` (legacy, ASCII).
-        grid: lattice of the image they lie in; needed where the file holds voxel indices.
+        grid: grid of the image they lie in; needed where the file holds voxel indices.
 
     Raises:
         InputError: there is no such file, it holds no landmarks, or indices without a grid.

@@ -1,6 +1,6 @@
-"""Pure tensor functions on lattices: sample, warp, compose, invert, integrate, differentiate, smooth.
+"""Pure tensor functions on grids: sample, warp, compose, invert, integrate, differentiate, smooth.
 
-`u` stands for the map `id + u`. A displacement is `[B, d, *S]` in **voxels of its own lattice**; channel `c` moves
+`u` stands for the map `id + u`. A displacement is `[B, d, *S]` in **voxels of its own grid**; channel `c` moves
 along tensor axis `c` (2D: y, x; 3D: z, y, x). It pulls: `warp(image, u)(p) = image(p + u(p))`. Corners are aligned
 everywhere, so index 0 and index N-1 are the centres of the first and the last voxel. All functions serve 2D and 3D,
 any batch.
@@ -31,13 +31,13 @@ def dimension_of(displacement: Tensor) -> int:
 
 
 def identity_grid(shape: Sequence[int], *, dtype: torch.dtype = torch.float32, device: Device = None) -> Tensor:
-    """Voxel coordinates `[1, d, *S]` of a lattice; channel `c` counts along tensor axis `c`."""
+    """Voxel coordinates `[1, d, *S]` of a grid; channel `c` counts along tensor axis `c`."""
     axes = [torch.arange(n, dtype=dtype, device=device) for n in shape]
     return torch.stack(torch.meshgrid(*axes, indexing="ij")).unsqueeze(0)
 
 
 def linear_displacement(matrix: np.ndarray, shape: Sequence[int], *, device: Device = None) -> Tensor:
-    """`matrix p - p` at every voxel `p` of a lattice, `[1, d, *S]`; a homogeneous matrix in voxels, tensor order."""
+    """`matrix p - p` at every voxel `p` of a grid, `[1, d, *S]`; a homogeneous matrix in voxels, tensor order."""
     d = len(shape)
     columns = torch.from_numpy(matrix[:-1] - np.eye(d, d + 1)).to(device=device, dtype=torch.float32)
     displacement = columns[:, d].view(1, d, *[1] * d).expand(1, d, *shape)
@@ -55,14 +55,14 @@ def follow_linear(displacement: Tensor, matrix: np.ndarray) -> Tensor:
 
 
 def zero_displacement(like: Tensor) -> Tensor:
-    """A displacement of zero `[B, d, *S]` on the lattice of an image `[B, C, *S]`."""
+    """A displacement of zero `[B, d, *S]` on the grid of an image `[B, C, *S]`."""
     return like.new_zeros(like.shape[0], dimension_of(like), *like.shape[2:])
 
 
 def warp(image: Tensor, displacement: Tensor, *, mode: Mode = "bilinear", padding: Padding = "zeros") -> Tensor:
     """Pull an image `[B, C, *M]` through a displacement `[B, d, *S]` (voxels): `image(p + u(p))`, `[B, C, *S]`.
 
-    The image may lie on a lattice of another size than the displacement; both count in the same voxels from the same
+    The image may lie on a grid of another size than the displacement; both count in the same voxels from the same
     first voxel. Outside the image the value is 0 (`zeros`) or that of the nearest edge (`border`). Differentiable in
     both arguments, twice. This is the only sampler of the library.
     """
@@ -84,21 +84,21 @@ def sample_at(image: Tensor, coordinates: Tensor, *, mode: Mode = "bilinear", pa
 
 def _sample(image: Tensor, displacement: Tensor, mode: Mode, padding: Padding) -> Tensor:
     """`warp` by torch's own sampler: works everywhere, differentiable twice."""
-    dimension, lattice = dimension_of(displacement), displacement.shape[2:]
-    coordinates = displacement + identity_grid(lattice, dtype=displacement.dtype, device=displacement.device)
+    dimension, shape = dimension_of(displacement), displacement.shape[2:]
+    coordinates = displacement + identity_grid(shape, dtype=displacement.dtype, device=displacement.device)
     if padding == "zeros":
         image, coordinates = _widen(image, coordinates)
     scale = displacement.new_tensor([2 / max(n - 1, 1) for n in image.shape[2:]]).view(1, -1, *[1] * dimension)
-    # torch's sampler crashes on what is no number; 5 lies more than a voxel outside an image of any size.
+    # torch's sampler crashes on NaN; 5 lies more than a voxel outside an image of any size.
     grid = (coordinates * scale - 1).nan_to_num(nan=5.0).clamp(-5, 5).flip(1).movedim(1, -1)
     slabs = _slabs(image, displacement)
-    # grid_sample runs one thread per batch item: slabs of the lattice become batch items, with identical values.
+    # grid_sample runs one thread per batch item: slabs of the grid become batch items, with identical values.
     if slabs > 1:
-        grid = grid.reshape(slabs, lattice[0] // slabs, *grid.shape[2:])
+        grid = grid.reshape(slabs, shape[0] // slabs, *grid.shape[2:])
         image = image.expand(slabs, *image.shape[1:])
     values = F.grid_sample(image, grid.to(image.dtype), mode=mode, padding_mode=padding, align_corners=True)
     if slabs > 1:
-        values = values.movedim(1, 0).reshape(1, values.shape[1], *lattice)
+        values = values.movedim(1, 0).reshape(1, values.shape[1], *shape)
     return values
 
 
@@ -112,7 +112,7 @@ def _widen(image: Tensor, coordinates: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _slabs(image: Tensor, displacement: Tensor) -> int:
-    """How many slabs to cut a lattice of batch size one into on a CPU."""
+    """How many slabs to cut a grid of batch size one into on a CPU."""
     if displacement.shape[0] > 1 or displacement.is_cuda or image.requires_grad:
         return 1
     threads = torch.get_num_threads()
@@ -181,8 +181,8 @@ def preimage(
     they do not lead closer. Where `u` is steep, whole steps would jump to and fro for ever.
 
     Args:
-        displacement: `u`, `[B, d, *M]` in voxels; beyond the lattice it goes on as at its border.
-        coordinates: `p`, `[B, d, *S]` in voxels of that lattice.
+        displacement: `u`, `[B, d, *M]` in voxels; beyond the grid it goes on as at its border.
+        coordinates: `p`, `[B, d, *S]` in voxels of that grid.
         start: where to begin, like `coordinates`; None for `p` itself.
         iterations: at most, sweeps included.
         tolerance: voxels by which `x + u(x)` may miss `p`.
@@ -222,9 +222,9 @@ def _settled(displacement: Tensor, points: Tensor, start: Tensor, iterations: in
 
 
 def invert(displacement: Tensor, *, iterations: int = 50, tolerance: float = 1e-3) -> Inverse:
-    """Invert `id + u` on its own lattice by `preimage`, until no voxel misses by more than `tolerance`."""
-    lattice = displacement.shape[2:]
-    identity = identity_grid(lattice, dtype=displacement.dtype, device=displacement.device)
+    """Invert `id + u` on its own grid by `preimage`, until no voxel misses by more than `tolerance`."""
+    shape = displacement.shape[2:]
+    identity = identity_grid(shape, dtype=displacement.dtype, device=displacement.device)
     inverse = preimage(displacement, identity, iterations=iterations, tolerance=tolerance) - identity
     residual = (inverse + warp(displacement, inverse, padding="border")).norm(dim=1)
     return Inverse(inverse, residual.mean().item(), residual.max().item())
@@ -281,7 +281,7 @@ def jacobian(displacement: Tensor) -> Tensor:
 def jacobian_determinant(displacement: Tensor) -> Tensor:
     """`det(I + grad u)`, `[B, 1, *S]`: above 1 a fixed voxel covers more of the moving image; 0 or less is a folding.
 
-    The value is the same in voxels and in millimetres, whatever the spacing and the direction of the lattice.
+    The value is the same in voxels and in millimetres, whatever the spacing and the direction of the grid.
     """
     if volumes.can_differentiate(displacement):
         return volumes.jacobian_determinant(displacement)

@@ -1,8 +1,8 @@
 """Where fixed points go in the moving image: `Affine`, `DisplacementField`, `BSpline` and their chain, `Transform`.
 
 Everything here maps **fixed points to moving points** in LPS millimetres, ITK's resampling direction. A displacement
-field holds voxels of its own lattice, tensor order; `to_sitk` and `from_sitk` are the one place where that becomes
-millimetres. Outside its lattice a field displaces nothing, as in ITK.
+field holds voxels of its own grid, tensor order; `to_sitk` and `from_sitk` are the one place where that becomes
+millimetres. Outside its grid a field displaces nothing, as in ITK.
 """
 
 from __future__ import annotations
@@ -66,10 +66,10 @@ class DisplacementField:
     """Values `[B, d, *S]` in voxels of `grid`, channel `c` along tensor axis `c`; maps a point `x` to `x + u(x)`.
 
     Attributes:
-        values: the displacement `u`; 0 outside the lattice.
+        values: the displacement `u`; 0 outside the grid.
         grid: of the values.
-        undoes: the field that this one inverts, on the same lattice. Points are then brought back through it to a
-            thousandth of a voxel; between the lattice's own values lie errors of a tenth. Files get the values alone.
+        undoes: the field that this one inverts, on the same grid. Points are then brought back through it to a
+            thousandth of a voxel; between the grid's own values lie errors of a tenth. Files get the values alone.
     """
 
     values: Tensor
@@ -110,25 +110,25 @@ class DisplacementField:
         return torch.einsum("pt,bt...->bp...", matrix, self.values)
 
     def map_points(self, points: np.ndarray) -> np.ndarray:
-        """Image `[N, d]` of points `[N, d]`; displacement interpolated linearly, 0 outside the lattice."""
+        """Image `[N, d]` of points `[N, d]`; displacement interpolated linearly, 0 outside the grid."""
         return _map_points(self, points)
 
     def follow(self, coordinates: Tensor) -> Tensor:
-        """Where voxel coordinates `[1, d, *S]` of the lattice go."""
+        """Where voxel coordinates `[1, d, *S]` of the grid go."""
         values = self.values[:1].to(coordinates)
         moved = coordinates + spatial.sample_at(values, coordinates, padding="border")
         if self.undoes is None:
             return torch.where(self._holds(coordinates), moved, coordinates)
         origin = spatial.preimage(self.undoes.values[:1].to(coordinates), coordinates, start=moved)
-        return torch.where(self._holds(origin), origin, coordinates)  # beyond the lattice nothing was moved
+        return torch.where(self._holds(origin), origin, coordinates)  # beyond the grid nothing was moved
 
     def _holds(self, coordinates: Tensor) -> Tensor:
-        """Which coordinates lie in the lattice's voxels, `[1, 1, *S]`."""
+        """Which coordinates lie in the grid's voxels, `[1, 1, *S]`."""
         size = torch.tensor(self.grid.shape).view(1, -1, *[1] * self.dimension)
         return ((coordinates >= -0.5) & (coordinates < size - 0.5)).all(dim=1, keepdim=True)
 
     def inverse(self) -> DisplacementField:
-        """The field back, on the same lattice, by `spatial.invert`; that of an inverse is what it undoes."""
+        """The field back, on the same grid, by `spatial.invert`; that of an inverse is what it undoes."""
         if self.undoes is not None:
             return self.undoes
         return DisplacementField(spatial.invert(self.values).displacement, self.grid, undoes=self)
@@ -148,7 +148,7 @@ class BSpline:
     """ITK's B-spline transform, as other programs write it; outside its domain it moves nothing.
 
     Attributes:
-        control: what the control points move, on their own lattice; not the displacement at these points.
+        control: what the control points move, on their own grid; not the displacement at these points.
         order: of the spline along every axis, 1 to 3.
     """
 
@@ -167,7 +167,7 @@ class BSpline:
 
     @property
     def grid(self) -> Grid:
-        """The lattice of the control points, which reaches beyond the domain."""
+        """The grid of the control points, which reaches beyond the domain."""
         return self.control.grid
 
     def map_points(self, points: np.ndarray) -> np.ndarray:
@@ -175,7 +175,7 @@ class BSpline:
         return _map_points(self, points)
 
     def follow(self, coordinates: Tensor) -> Tensor:
-        """Where voxel coordinates `[1, d, *S]` of the control points' lattice go."""
+        """Where voxel coordinates `[1, d, *S]` of the control points' grid go."""
         from scipy.ndimage import map_coordinates  # takes a moment, and few transforms need it
 
         index = coordinates[0].numpy()
@@ -204,7 +204,7 @@ class BSpline:
         return (self.order - 1) / 2
 
     def _domain(self) -> Grid:
-        """A lattice from end to end of the domain, 2 to 16 times as fine as the control points'."""
+        """A grid from end to end of the domain, 2 to 16 times as fine as the control points'."""
         cells = [n - self.order for n in self.grid.size]
         # At 16, linear interpolation errs by at most 0.0015 of the control points' second differences.
         finer = min(max(256 // max(cells), 2), 16)
@@ -239,7 +239,7 @@ class Transform:
         return points
 
     def inverse(self) -> Transform:
-        """From moving to fixed points; fields are inverted on their own lattices."""
+        """From moving to fixed points; fields are inverted on their own grids."""
         return Transform(tuple(part.inverse() for part in reversed(self.parts)), self.dimension)
 
     def simplified(self) -> Transform:
@@ -344,7 +344,7 @@ class Transform:
         if ending in FIELD_ENDINGS:
             grids = [p.grid for p in self.parts if isinstance(p, DisplacementField)]
             if grid is None and not grids:
-                raise InputError("The transform has no lattice of its own: give the grid to write its displacement on.")
+                raise InputError("The transform has no grid of its own: give the grid to write its displacement on.")
             write_image(self.displacement_on(grid or grids[0]).to_image(), path)
             return
         if ending not in TRANSFORM_ENDINGS + MATRIX_ENDINGS:
@@ -357,7 +357,7 @@ class Transform:
 
 
 def _map_points(part: DisplacementField | BSpline, points: np.ndarray) -> np.ndarray:
-    """Image `[N, d]` of physical points `[N, d]` of a part that follows coordinates of its lattice."""
+    """Image `[N, d]` of physical points `[N, d]` of a part that follows coordinates of its grid."""
     index = torch.from_numpy(part.grid.index(points)[:, ::-1].copy())
     coordinates = index.T.reshape(1, part.dimension, *[1] * (part.dimension - 1), -1)
     moved = (part.follow(coordinates) - coordinates).reshape(part.dimension, -1).T

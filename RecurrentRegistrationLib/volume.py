@@ -1,4 +1,4 @@
-"""`Grid`, a lattice in physical space (LPS, millimetres), and `Volume`, an array on one.
+"""`Grid`, points in physical space at regular steps (LPS, millimetres), and `Volume`, an array on one.
 
 ITK counts an index as (i, j, k) and tensors as (k, j, i): `size`, `spacing` and matrices follow ITK, `shape` and arrays
 follow tensors. The physical point of an index is `origin + direction @ (spacing * index)`.
@@ -35,7 +35,7 @@ PHOTOGRAPHS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 @dataclass(frozen=True)
 class Grid:
-    """A lattice in LPS millimetres.
+    """A grid in LPS millimetres.
 
     Attributes:
         size: voxels along (i, j[, k]).
@@ -67,12 +67,12 @@ class Grid:
 
     @classmethod
     def of(cls, image: sitk.Image) -> Grid:
-        """The lattice of a SimpleITK image."""
+        """The grid of a SimpleITK image."""
         return cls(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
 
     @classmethod
     def regular(cls, shape: Sequence[int], spacing: float | Sequence[float] = 1.0) -> Grid:
-        """A lattice with its axes along the physical ones, origin 0; `shape` in tensor order."""
+        """A grid with its axes along the physical ones, origin 0; `shape` in tensor order."""
         d = len(shape)
         steps = (float(spacing),) * d if isinstance(spacing, (int, float)) else tuple(map(float, spacing))
         return cls(tuple(shape)[::-1], steps, (0.0,) * d, tuple(np.eye(d).ravel().tolist()))
@@ -128,7 +128,7 @@ class Grid:
 
     @property
     def centre(self) -> np.ndarray:
-        """Physical point in the middle of the lattice."""
+        """Physical point in the middle of the grid."""
         return self.physical([(n - 1) / 2 for n in self.size])
 
     def physical(self, index: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -176,13 +176,13 @@ class Grid:
         return Grid(tuple(size), self.spacing, tuple(self.physical(first).tolist()), self.direction)
 
     def almost_equal(self, other: Grid, tolerance: float = 1e-4) -> bool:
-        """Whether two lattices hold the same voxels, to `tolerance` millimetres at the corners."""
+        """Whether two grids hold the same voxels, to `tolerance` millimetres at the corners."""
         if self.size != other.size:
             return False
         return bool(np.allclose(self.corners(), other.corners(), atol=tolerance))
 
     def empty_sitk(self) -> sitk.Image:
-        """A one-byte SimpleITK image on this lattice, for filters that want a reference."""
+        """A one-byte SimpleITK image on this grid, for filters that want a reference."""
         return self._place(sitk.Image(list(self.size), sitk.sitkUInt8))
 
     def _place(self, image: sitk.Image) -> sitk.Image:
@@ -287,7 +287,7 @@ class Volume:
         return torch.tensor(array, dtype=dtype, device=device).unsqueeze(0)
 
     def resampled(self, grid: Grid, *, interpolation: str = "linear", background: float = 0.0) -> Volume:
-        """The same image at the voxels of another lattice of the same space; `background` outside."""
+        """The same image at the voxels of another grid of the same space; `background` outside."""
         return Volume.from_sitk(
             resample(
                 self.to_sitk(),

@@ -33,7 +33,7 @@ def notice(fixedVolumeNode: Any, movingVolumeNode: Any, **settings: Any) -> str 
     if problem(fixedVolumeNode, movingVolumeNode, **settings) is not None:
         return None
     if not _overlap(fixedVolumeNode, movingVolumeNode):
-        return "The volumes do not overlap: a common place is searched for first."
+        return "The volumes do not overlap: the registration first searches for a common position."
     if fixedVolumeNode.GetParentTransformNode() is not parentTransform(fixedVolumeNode):
         return "The fixed volume counts as it was before its own registration: harden its transform to change that."
     return None
@@ -47,7 +47,7 @@ def checkUnchanged(run: Any) -> None:
 
 
 def checkFixed(run: Any) -> None:
-    """Raises RegistrationError where the fixed volume no longer has the lattice that the worker writes on."""
+    """Raises RegistrationError where the fixed volume no longer has the grid that the worker writes on."""
     node = run.fixedNode
     if node is not None and not volumes.isPlaced(node, run.kept("fixed")):
         raise RegistrationError(f"'{node.GetName()}' was moved or cropped since: register again.")
@@ -60,7 +60,7 @@ def checkBackground(run: Any, background: float | None) -> None:
         low, high = image.GetScalarTypeMin(), image.GetScalarTypeMax()
         if not low <= background <= high:
             raise RegistrationError(
-                f"The moving volume holds values from {low:g} to {high:g}: choose a background of these."
+                f"The moving volume holds values from {low:g} to {high:g}: choose a background in this range."
             )
 
 
@@ -79,12 +79,12 @@ def _checkImages(fixedNode: Any, movingNode: Any) -> None:
         if node.IsA("vtkMRMLSequenceNode"):
             raise RegistrationError(f"'{node.GetName()}' is a sequence: choose the volume of one of its frames.")
         if not node.IsA("vtkMRMLScalarVolumeNode"):
-            raise RegistrationError(f"The {name} image '{node.GetName()}' is no volume: choose a scalar volume.")
+            raise RegistrationError(f"The {name} image '{node.GetName()}' is not a volume: choose a scalar volume.")
         image = node.GetImageData()
         if image is None or min(image.GetDimensions()) < 1:
             raise RegistrationError(f"The {name} volume '{node.GetName()}' is empty: choose another one.")
         if image.GetNumberOfScalarComponents() != 1:
-            raise RegistrationError(f"The {name} volume '{node.GetName()}' is in colour: convert it to grey values.")
+            raise RegistrationError(f"The {name} volume '{node.GetName()}' is in colour: convert it to greyscale.")
         if min(image.GetDimensions()[:2]) < 2:
             raise RegistrationError(
                 f"The {name} volume '{node.GetName()}' is a line, not an image: choose another one."
@@ -97,12 +97,14 @@ def _checkImages(fixedNode: Any, movingNode: Any) -> None:
     for name, node in (("fixed", fixedNode), ("moving", movingNode)):
         axes = indexToWorld(node)[:3, :3]
         if not np.isfinite(axes).all() or abs(np.linalg.det(axes)) < 1e-9:
-            raise RegistrationError(f"The axes of the {name} volume '{node.GetName()}' do not span space: mend them.")
+            raise RegistrationError(
+                f"The axes of the {name} volume '{node.GetName()}' do not span space: correct them."
+            )
     if fixedNode is movingNode:
         raise RegistrationError("The fixed and the moving volume are the same: choose another one.")
     if dimension(fixedNode) != dimension(movingNode):
         kinds = ["a single slice" if dimension(node) == 2 else "a volume" for node in (fixedNode, movingNode)]
-        raise RegistrationError(f"The fixed image is {kinds[0]}, the moving one {kinds[1]}: give two of a kind.")
+        raise RegistrationError(f"The fixed image is {kinds[0]}, the moving one {kinds[1]}: give two of the same kind.")
 
 
 def _checkPlaces(
@@ -123,7 +125,7 @@ def _checkPlaces(
     if initialTransform is not None:
         _checkInitial(initialTransform, movingNode)
     elif initial == "none" and not _overlap(fixedNode, movingNode):
-        raise RegistrationError("The volumes do not overlap: choose another start than 'none'.")
+        raise RegistrationError("The volumes do not overlap: choose an initialisation other than 'none'.")
     for name, mask in (("fixed", fixedMask), ("moving", movingMask)):
         if mask is not None:
             _checkMask(mask, name)
@@ -138,7 +140,7 @@ def _checkInitial(transformNode: Any, movingNode: Any) -> None:
         worldMatrix(transformNode, movingNode.GetName())
     except RegistrationError as error:
         name = transformNode.GetName()
-        raise RegistrationError(f"The initial transform '{name}' is not linear: choose a linear one.") from error
+        raise RegistrationError(f"The initial transform '{name}' is not linear: choose a linear transform.") from error
 
 
 def _checkMask(maskNode: Any, name: str) -> None:

@@ -17,7 +17,7 @@ from RecurrentRegistrationSlicer.transforms import Part, coarser, readParts, sam
 
 
 class Found(Protocol):
-    """What a result is made of: transforms from parent, arrays `[k, j, i]` on the fixed lattice."""
+    """What a result is made of: transforms from parent, arrays `[k, j, i]` on the fixed grid."""
 
     report: dict[str, Any]
 
@@ -28,7 +28,7 @@ class Found(Protocol):
         """Brings the fixed image onto the moving one."""
 
     def warped(self, wanted: Outputs) -> np.ndarray:
-        """The moving image on the fixed lattice."""
+        """The moving image on the fixed grid."""
 
     def jacobian(self) -> np.ndarray:
         """Jacobian determinants."""
@@ -55,8 +55,8 @@ class Written:
         """Linear part and field, or one field."""
         file, frame = self._folder / "transform.h5", self._run.frame
         if wanted.transform == "grid":
-            lattice = coarser(volumes.lattice(self._folder / "jacobian.nrrd"), wanted.spacing)
-            parts: list[Part] = [sampled(file, frame, lattice)]
+            grid = coarser(volumes.grid(self._folder / "jacobian.nrrd"), wanted.spacing)
+            parts: list[Part] = [sampled(file, frame, grid)]
         else:
             parts = readParts(file, frame)
         return vtkTransformOf(parts, np.array(self._run.kept("basis")))
@@ -83,7 +83,7 @@ class Written:
 class Kept:
     """A step that the scene keeps, selected: what can be had when no worker holds the run any more.
 
-    It is as fine as the steps' lattice.
+    It is as fine as the steps' grid.
 
     Args:
         run: the run.

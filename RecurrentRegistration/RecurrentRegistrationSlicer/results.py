@@ -117,7 +117,7 @@ def _node(run: Run, role: str, kind: str, name: str) -> Any:
 
 
 def _volume(run: Run, role: str, name: str, array: np.ndarray) -> Any:
-    """A volume node on the fixed lattice."""
+    """A volume node on the fixed grid."""
     node = run.referred(role)
     if node is None:
         node = volumes.addVolume(array, run.fixedNode, name)

@@ -38,7 +38,7 @@ class Settings:
         initialTransform: a linear transform node that brings the moving image near the fixed one; wins over `initial`.
         fixedMask, movingMask: label map or segmentation nodes: where the images count.
         fixedLandmarks, movingLandmarks: markups nodes with the same points in both images, for the error only.
-        stepsLongest: nodes along the longest side of a step's lattice.
+        stepsLongest: nodes along the longest side of a step's grid.
     """
 
     method: str = "auto"
@@ -77,9 +77,9 @@ class Outputs:
         transform: "composite" (linear part and displacement, the smallest), "grid" (one field) or "none".
         spacing: of that field in millimetres; None for the fixed image's.
         inverse: also a transform node that brings the fixed image onto the moving one.
-        warped: the moving image on the fixed lattice.
-        jacobian: Jacobian determinants on the fixed lattice.
-        displacement: lengths of the displacements on the fixed lattice, millimetres.
+        warped: the moving image on the fixed grid.
+        jacobian: Jacobian determinants on the fixed grid.
+        displacement: lengths of the displacements on the fixed grid, millimetres.
         report: a table.
         apply: put the moving volume under the transform.
         interpolation: of the warped image: "linear", "nearest", "label" or "bspline".

@@ -1,4 +1,4 @@
-"""The selected step on the fixed lattice, by SimpleITK: warped image, displacement, Jacobian determinant."""
+"""The selected step on the fixed grid, by SimpleITK: warped image, displacement, Jacobian determinant."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ INTERPOLATORS = {  # the worker's, by their names
 
 
 def warpedAtStep(run: Run, interpolation: str = "linear", background: float | None = None) -> np.ndarray:
-    """The moving image `[k, j, i]` on the fixed lattice, deformed by the selected step; as in `runs.Outputs`."""
+    """The moving image `[k, j, i]` on the fixed grid, deformed by the selected step; as in `runs.Outputs`."""
     moving, size = slicer.util.arrayFromVolume(run.movingNode), run.fixedNode.GetImageData().GetDimensions()
-    lattice = _placed(sitk.Image(size, sitk.sitkUInt8), fixedIndex(run))
+    grid = _placed(sitk.Image(size, sitk.sitkUInt8), fixedIndex(run))
     matrix = vtk.vtkMatrix4x4()
     run.movingNode.GetIJKToRASMatrix(matrix)
     image = _placed(sitk.GetImageFromArray(moving), arrayFromMatrix(matrix))
     outside = float(moving.min()) if background is None else background
-    warped = sitk.Resample(image, lattice, _transform(run), INTERPOLATORS[interpolation], outside, image.GetPixelID())
+    warped = sitk.Resample(image, grid, _transform(run), INTERPOLATORS[interpolation], outside, image.GetPixelID())
     return sitk.GetArrayFromImage(warped)
 
 
 def displacementAtStep(run: Run) -> np.ndarray:
-    """The displacement `[k, j, i, 3]` of the selected step on the fixed lattice, millimetres of the moving frame."""
-    lattice = _placed(sitk.Image(run.fixedNode.GetImageData().GetDimensions(), sitk.sitkUInt8), fixedIndex(run))
-    where = lattice.GetSize(), lattice.GetOrigin(), lattice.GetSpacing(), lattice.GetDirection()
+    """The displacement `[k, j, i, 3]` of the selected step on the fixed grid, millimetres of the moving frame."""
+    grid = _placed(sitk.Image(run.fixedNode.GetImageData().GetDimensions(), sitk.sitkUInt8), fixedIndex(run))
+    where = grid.GetSize(), grid.GetOrigin(), grid.GetSpacing(), grid.GetDirection()
     return sitk.GetArrayFromImage(sitk.TransformToDisplacementField(_transform(run), sitk.sitkVectorFloat32, *where))
 
 
 def jacobianOf(displacement: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Jacobian determinants `[k, j, i]` of a displacement on a lattice with the matrix `index`; above 1 it expands."""
+    """Jacobian determinants `[k, j, i]` of a displacement on a grid with the matrix `index`; above 1 it expands."""
     slopes = np.zeros((*displacement.shape, 3), np.float32)  # along i, j, k
     for axis, count in enumerate(displacement.shape[:3]):
         if count > 1:

@@ -76,21 +76,21 @@ def register(
     reports: list[dict[str, Any] | None] = [None] * len(nodes)
     try:
         volumes.writeLocal(nodes[fixedFrame], files[fixedFrame], frame)
-        fixed = volumes.lattice(files[fixedFrame])
-        lattice = coarser(fixed, max(n * s for n, s in zip(fixed["size"], fixed["spacing"], strict=True)) / LONGEST)
+        fixed = volumes.grid(files[fixedFrame])
+        grid = coarser(fixed, max(n * s for n, s in zip(fixed["size"], fixed["spacing"], strict=True)) / LONGEST)
         for n in (n for n in range(len(nodes)) if n != fixedFrame):
             tell("frame", frame=n, count=len(nodes))
             _checkThere(sequenceNode)
             volumes.writeLocal(nodes[n], files[n], frame)
             ask("register", fixed=str(files[fixedFrame]), moving=str(files[n]), options=options)
             reports[n] = ask("result", folder=str(folder / "result"))["report"]
-            transforms[n] = sampled(folder / "result" / "transform.h5", frame, lattice)
+            transforms[n] = sampled(folder / "result" / "transform.h5", frame, grid)
             files[n].unlink()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     _checkThere(sequenceNode)
-    size = np.pad(lattice["size"], (0, 3 - frame.dimension), constant_values=1)
-    transforms[fixedFrame] = Field(np.zeros((*size[::-1], 3), np.float32), indexOf(lattice))
+    size = np.pad(grid["size"], (0, 3 - frame.dimension), constant_values=1)
+    transforms[fixedFrame] = Field(np.zeros((*size[::-1], 3), np.float32), indexOf(grid))
     return _shown(sequenceNode, {values[n]: transforms[n] for n in sorted(transforms)}, FLIP @ frame.world, reports)
 
 

@@ -98,7 +98,7 @@ def install(askConfirmation: bool = True) -> str:
     left = missing()
     if left:
         raise RegistrationError(f"{', '.join(left)} could not be installed: see the Python console.")
-    return "Everything that is needed is installed."
+    return "Everything needed is installed."
 
 
 def weightsFolder() -> Path:

@@ -1,7 +1,7 @@
 """The steps of a run as Slicer's sequence: one transform node shows the step that the browser has selected.
 
 The displacements stay in files that the system maps into memory when they are looked at and may drop again; their
-lattice is at most `LONGEST` nodes long, so that a step of any image takes 11 MB at most.
+grid is at most `LONGEST` nodes long, so that a step of any image takes 11 MB at most.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import slicer
 from RecurrentRegistrationSlicer.frame import ROLE, Frame
 from RecurrentRegistrationSlicer.transforms import Field, gridTransform, indexOf, lifted
 
-LONGEST = 96  # nodes along the longest side of a step's lattice
+LONGEST = 96  # nodes along the longest side of a step's grid
 
 
 class Steps:
@@ -64,16 +64,16 @@ class Steps:
 
         Args:
             index: of the step.
-            display: `path` and lattice, as the worker tells them.
+            display: `path` and grid, as the worker tells them.
             frame: of the pair.
             basis: from the worker's coordinates to those of the moving node.
         """
         path = Path(display["path"])
-        vectors, lattice = np.load(path, mmap_mode="r+"), indexOf(display)
+        vectors, grid = np.load(path, mmap_mode="r+"), indexOf(display)
         if self.sequenceNode.GetNumberOfDataNodes() == 0:
-            self._keep(0, np.zeros_like(vectors, subok=False), lattice, basis)
+            self._keep(0, np.zeros_like(vectors, subok=False), grid, basis)
             self._show()
-        self._keep(index, lifted(vectors, lattice, frame).vectors, lattice, basis)
+        self._keep(index, lifted(vectors, grid, frame).vectors, grid, basis)
         with contextlib.suppress(OSError):  # Windows keeps it until it is no longer mapped; the run's folder goes later
             path.unlink()
 
@@ -88,11 +88,11 @@ class Steps:
         for later in [known for known in self.indices if known > index]:
             self.sequenceNode.RemoveDataNodeAtValue(str(later))
 
-    def _keep(self, index: int, vectors: np.ndarray, lattice: np.ndarray, basis: np.ndarray) -> None:
+    def _keep(self, index: int, vectors: np.ndarray, grid: np.ndarray, basis: np.ndarray) -> None:
         node = self.sequenceNode.SetDataNodeAtValue(slicer.vtkMRMLTransformNode(), str(index))
         node.SetName(self.sequenceNode.GetName())
         node.SetAttribute(ROLE, "step")  # the node that shows a step takes over its attributes
-        node.SetAndObserveTransformFromParent(gridTransform(Field(vectors, lattice), basis))
+        node.SetAndObserveTransformFromParent(gridTransform(Field(vectors, grid), basis))
 
     def _show(self) -> None:
         logic = slicer.modules.sequences.logic()

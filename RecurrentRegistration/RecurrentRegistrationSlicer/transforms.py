@@ -22,7 +22,7 @@ from RecurrentRegistrationSlicer.frame import ROLE, Frame, matrixFromArray
 
 @dataclass(frozen=True)
 class Field:
-    """Displacements `[k, j, i, 3]` in millimetres on a lattice; the matrix `index` takes (i, j, k) to points."""
+    """Displacements `[k, j, i, 3]` in millimetres on a grid; the matrix `index` takes (i, j, k) to points."""
 
     vectors: np.ndarray
     index: np.ndarray
@@ -39,41 +39,41 @@ def readParts(path: str | Path, frame: Frame) -> list[Part]:
     return parts
 
 
-def sampled(path: str | Path, frame: Frame, lattice: dict) -> Field:
+def sampled(path: str | Path, frame: Frame, grid: dict) -> Field:
     """A transform file of the worker as one field.
 
     Args:
         path: the file.
         frame: of the pair.
-        lattice: size, spacing, origin and direction, as the worker names them.
+        grid: size, spacing, origin and direction, as the worker names them.
     """
     kind = sitk.sitkVectorFloat32
     transform = sitk.ReadTransform(str(path))
-    image = sitk.TransformToDisplacementField(transform, kind, *(lattice[n] for n in _LATTICE))
-    return lifted(sitk.GetArrayFromImage(image), indexOf(lattice), frame)
+    image = sitk.TransformToDisplacementField(transform, kind, *(grid[n] for n in _GRID))
+    return lifted(sitk.GetArrayFromImage(image), indexOf(grid), frame)
 
 
-_LATTICE = ("size", "origin", "spacing", "direction")
+_GRID = ("size", "origin", "spacing", "direction")
 
 
-def indexOf(lattice: dict) -> np.ndarray:
-    """Matrix of a lattice of the worker, from index to millimetres; 2D ones lie in the plane z = 0."""
-    d = len(lattice["size"])
+def indexOf(grid: dict) -> np.ndarray:
+    """Matrix of a grid of the worker, from index to millimetres; 2D ones lie in the plane z = 0."""
+    d = len(grid["size"])
     matrix = np.eye(4)
-    matrix[:d, :d] = np.reshape(lattice["direction"], (d, d)) * np.array(lattice["spacing"])
-    matrix[:d, 3] = lattice["origin"]
+    matrix[:d, :d] = np.reshape(grid["direction"], (d, d)) * np.array(grid["spacing"])
+    matrix[:d, 3] = grid["origin"]
     return matrix
 
 
-def coarser(lattice: dict, spacing: float | None) -> dict:
-    """A lattice with the same outer nodes, about `spacing` millimetres apart, never finer than it was."""
+def coarser(grid: dict, spacing: float | None) -> dict:
+    """A grid with the same outer nodes, about `spacing` millimetres apart, never finer than it was."""
     if spacing is None:
-        return lattice
-    spans = [(n - 1) * s for n, s in zip(lattice["size"], lattice["spacing"], strict=True)]
-    fine = zip(spans, lattice["size"], strict=True)
+        return grid
+    spans = [(n - 1) * s for n, s in zip(grid["size"], grid["spacing"], strict=True)]
+    fine = zip(spans, grid["size"], strict=True)
     size = [min(n, int(np.ceil(span / spacing - 1e-6)) + 1) for span, n in fine]
-    steps = [s / (n - 1) if n > 1 else o for s, n, o in zip(spans, size, lattice["spacing"], strict=True)]
-    return {**lattice, "size": size, "spacing": steps}
+    steps = [s / (n - 1) if n > 1 else o for s, n, o in zip(spans, size, grid["spacing"], strict=True)]
+    return {**grid, "size": size, "spacing": steps}
 
 
 def lifted(vectors: np.ndarray, index: np.ndarray, frame: Frame) -> Field:
@@ -164,11 +164,11 @@ def _part(transform: sitk.Transform) -> Part:
             matrix[:d, axis] = np.array(transform.TransformPoint(np.eye(d)[axis].tolist())) - matrix[:d, 3]
         return matrix
     image = sitk.DisplacementFieldTransform(transform).GetDisplacementField()
-    lattice = {name: getattr(image, f"Get{name.title()}")() for name in _LATTICE}
+    grid = {name: getattr(image, f"Get{name.title()}")() for name in _GRID}
     vectors = sitk.GetArrayFromImage(image).astype(np.float32)
     if d == 2:
         vectors = np.pad(vectors, ((0, 0), (0, 0), (0, 1)))[np.newaxis]
-    return Field(vectors, indexOf(lattice))
+    return Field(vectors, indexOf(grid))
 
 
 def _shift(offset: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Volume, label map and segmentation nodes as files for the worker, and images on the fixed lattice as volume nodes."""
+"""Volume, label map and segmentation nodes as files for the worker, and images on the fixed grid as volume nodes."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def writeMatrix(fixedToMoving: np.ndarray, path: Path, frame: Frame) -> None:
 
 
 def addVolume(array: np.ndarray, referenceNode, name: str, kind: str = "vtkMRMLScalarVolumeNode"):
-    """A new volume node with an array `[k, j, i]` on the lattice, and under the parent, of another one."""
+    """A new volume node with an array `[k, j, i]` on the grid, and under the parent, of another one."""
     taken = slicer.mrmlScene.GetFirstNodeByName(name) is not None  # else the scene would count up from nodes long gone
     name = slicer.mrmlScene.GetUniqueNameByString(name) if taken else name
     node = slicer.mrmlScene.AddNewNodeByClass(kind, name)
@@ -119,7 +119,7 @@ def addVolume(array: np.ndarray, referenceNode, name: str, kind: str = "vtkMRMLS
 
 
 def updateVolume(node, array: np.ndarray, referenceNode) -> None:
-    """Give a volume node an array `[k, j, i]` on the lattice, and the parent, of another one."""
+    """Give a volume node an array `[k, j, i]` on the grid, and the parent, of another one."""
     image = vtk.vtkImageData()
     image.SetDimensions(*array.shape[::-1])
     scalars = numpy_support.numpy_to_vtk(np.ascontiguousarray(array).ravel(), deep=True)
@@ -138,7 +138,7 @@ def readArray(path: str | Path) -> np.ndarray:
     return array[np.newaxis] if image.GetDimension() == 2 else array
 
 
-def lattice(path: str | Path) -> dict:
+def grid(path: str | Path) -> dict:
     """Size, spacing, origin and direction of an image in a file, as the worker names them."""
     image = sitk.ReadImage(str(path))
     return {name: list(getattr(image, f"Get{name.title()}")()) for name in ("size", "spacing", "origin", "direction")}

@@ -82,7 +82,7 @@ class Judge:
 
     @cached_property
     def mask(self) -> np.ndarray | None:
-        """The pair's fixed mask on the fixed lattice."""
+        """The pair's fixed mask on the fixed grid."""
         return None if self.pair.fixed_mask is None else self._on_fixed(Volume.read_mask(self.pair.fixed_mask)) > 0
 
     @cached_property
@@ -121,7 +121,7 @@ class Judge:
 
     @cached_property
     def truth(self) -> np.ndarray | None:
-        """The known displacement, LPS millimetres, `[d, *S]` on the fixed lattice."""
+        """The known displacement, LPS millimetres, `[d, *S]` on the fixed grid."""
         if self.pair.reference_field is not None:
             transform = Transform.read(self.pair.reference_field)
         elif self.pair.reference:

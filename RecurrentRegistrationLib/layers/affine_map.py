@@ -27,9 +27,9 @@ def compose_affine(new: Tensor, old: Tensor) -> Tensor:
 
 
 def affine_displacement(affine: Tensor, shape: Sequence[int]) -> Tensor:
-    """The displacement `[B, d, *S]` of an affine map, in voxels of the lattice `S` that spans the image.
+    """The displacement `[B, d, *S]` of an affine map, in voxels of the grid `S` that spans the image.
 
-    It is linear in the position, so a lattice of a few voxels already holds all of it.
+    It is linear in the position, so a grid of a few voxels already holds all of it.
     """
     dimension = len(shape)
     ones = [1] * dimension
@@ -44,12 +44,12 @@ def affine_displacement(affine: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def few_voxels(affine: Tensor, shape: Sequence[int]) -> Tensor:
-    """The displacement of an affine map on a lattice that spans the image with at most nine voxels along an axis."""
+    """The displacement of an affine map on a grid that spans the image with at most nine voxels along an axis."""
     return affine_displacement(affine, [min(n, 9) for n in shape])
 
 
 def affine_matrix(affine: Tensor, shape: Sequence[int]) -> np.ndarray:
-    """One affine map `[d, d + 1]` as a homogeneous matrix in voxels of the lattice `S` that spans the image."""
+    """One affine map `[d, d + 1]` as a homogeneous matrix in voxels of the grid `S` that spans the image."""
     d = len(shape)
     half = np.array([(n - 1) / 2 for n in shape])
     per_voxel = np.divide(1, half, out=np.zeros(d), where=half > 0)

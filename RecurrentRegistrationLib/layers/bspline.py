@@ -1,4 +1,4 @@
-"""Uniform B-splines on a lattice: a dense field from control points, one small matrix for each axis."""
+"""Uniform B-splines on a grid: a dense field from control points, one small matrix for each axis."""
 
 from __future__ import annotations
 

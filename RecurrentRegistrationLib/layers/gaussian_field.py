@@ -21,7 +21,7 @@ def axis_coordinates(shape: Sequence[int], *, device: torch.device | None = None
 
 
 def coordinate_channels(like: Tensor) -> Tensor:
-    """Normalised coordinates `[B, d, *S]` of the lattice of `[B, C, *S]`, to be seen by a convolution."""
+    """Normalised coordinates `[B, d, *S]` of the grid of `[B, C, *S]`, to be seen by a convolution."""
     shape = like.shape[2:]
     axes = axis_coordinates(shape, device=like.device)
     return torch.stack([axis.expand(shape) for axis in axes]).expand(like.shape[0], -1, *shape).to(like.dtype)

@@ -13,14 +13,14 @@ from RecurrentRegistrationLib.kernels import volumes
 
 
 def linear_warp(image: Tensor, matrices: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Linear `image(A p)` at every voxel `p` of a lattice, 0 outside the image.
+    """Linear `image(A p)` at every voxel `p` of a grid, 0 outside the image.
 
     Differentiable in the matrices; fused on the CPU in 3D, where it has no second derivative.
 
     Args:
         image: `[1, 1, *M]`.
-        matrices: `A`, `[B, d, d + 1]`, from voxels of the lattice to voxels of the image, in tensor order.
-        shape: `S` of the lattice.
+        matrices: `A`, `[B, d, d + 1]`, from voxels of the grid to voxels of the image, in tensor order.
+        shape: `S` of the grid.
 
     Returns:
         Values `[B, 1, *S]`, and `[B, 1, *S]` that is 1 where `A p` lies within half a voxel of the image, else 0.

@@ -30,7 +30,7 @@ def local_correlation(
 
     Args:
         fixed: features.
-        moving: features on the same lattice.
+        moving: features on the same grid.
         radius: the greatest shift along each axis.
         kind: the measure.
         projection: a 1x1 convolution of the comparisons, applied as they come, without ever writing them all.
@@ -106,9 +106,9 @@ class _RowComparison(torch.autograd.Function):
     def forward(ctx, fixed: Tensor, moving: Tensor, weight: Tensor, reach: Reach, absolute: bool) -> Tensor:
         ctx.save_for_backward(fixed, moving, weight)
         ctx.reach, ctx.absolute = reach, absolute
-        batch, *lattice, blocks, block, _ = fixed.shape
+        batch, *shape, blocks, block, _ = fixed.shape
         mixed, channels = weight.shape
-        volume = fixed.new_zeros(batch, mixed or channels, *lattice, blocks * block)
+        volume = fixed.new_zeros(batch, mixed or channels, *shape, blocks * block)
         for region, row in _rows(fixed, reach):
             comparisons = _compare_row(fixed, moving[region], absolute)
             if mixed:

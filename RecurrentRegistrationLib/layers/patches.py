@@ -1,4 +1,4 @@
-"""Equal patches of a lattice: cut out, and blended together again."""
+"""Equal patches of a grid: cut out, and blended together again."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from torch import Tensor
 
 
 class Patches:
-    """How a lattice is cut into patches of equal size, side by side or overlapping.
+    """How a grid is cut into patches of equal size, side by side or overlapping.
 
     Args:
-        shape: voxels of the lattice, S.
+        shape: voxels of the grid, S.
         count: patches along each axis, before any overlap; fewer where they would have less than `smallest` voxels.
         overlap: share of a patch, from 0 to below 1, that it has in common with the next one along an axis.
-        multiple: a patch's sides are multiples of this; the lattice is padded with zeros where they do not fit.
+        multiple: a patch's sides are multiples of this; the grid is padded with zeros where they do not fit.
         smallest: the least voxels of a patch's side for which an axis is cut at all.
 
     Attributes:
         size: voxels of a patch.
-        regions: where each patch lies on the padded lattice.
+        regions: where each patch lies on the padded grid.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Patches:
         return [values[region] for region in self.regions]
 
     def join(self, patches: Sequence[Tensor]) -> Tensor:
-        """The lattice `[B, C, *S]` of patches `[B, C, *size]`; where they overlap, their middles count more."""
+        """The grid `[B, C, *S]` of patches `[B, C, *size]`; where they overlap, their middles count more."""
         first = patches[0]
         inside = (..., *(slice(n) for n in self.shape))
         if len(self.regions) == 1:

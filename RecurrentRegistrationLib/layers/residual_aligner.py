@@ -57,7 +57,7 @@ class Alignment:
     """What one level hands to the next, both directions in the batch.
 
     Attributes:
-        displacement: `[2B, d, *S]`, voxels of this level's lattice.
+        displacement: `[2B, d, *S]`, voxels of this level's grid.
         attributes: which head a voxel follows, `[2B, heads, *S]`; None where the aligner has none.
         confidence: of the level's own displacement, `[2B, 1, *S]`, 0 or more; None where it is not used.
     """
@@ -67,7 +67,7 @@ class Alignment:
     confidence: Tensor | None = None
 
     def upsampled(self, factor: int) -> Alignment:
-        """The same on a lattice with `factor` times as many voxels, nearest neighbours."""
+        """The same on a grid with `factor` times as many voxels, nearest neighbours."""
         if factor == 1:
             return self
 
@@ -145,7 +145,7 @@ class ResidualAligner(nn.Module):
         Args:
             level: its number, from 0, the coarsest.
             features: of both sides, `[2B, C, *S]`.
-            previous: the alignment so far on the same lattice; None at the first level.
+            previous: the alignment so far on the same grid; None at the first level.
 
         Returns:
             The features with what their partners added, and the new alignment.

@@ -3,7 +3,7 @@
 Every function here is called with `(fixed, moving, displacement, weight=None, create_graph=False)`: images
 `[B, 1, *S]`, the displacement `[B, d, *S]` in voxels, `weight [B, 1, *S]` for how much each voxel counts. It returns
 `[B, d, *S]`: the derivative of each pair's own loss, times the number of voxels that count, so that its size does not
-depend on that of the image. The moving image goes on beyond the lattice as at its edge, which is no edge to follow.
+depend on that of the image. The moving image goes on beyond the grid as at its edge, which is no edge to follow.
 With `create_graph` the result can be differentiated again; otherwise it is a constant. All compute in float32, also
 under autocast, and also under inference mode.
 """

@@ -1,4 +1,4 @@
-"""The rate at which a velocity carries values past the voxels of a lattice."""
+"""The rate at which a velocity carries values past the voxels of a grid."""
 
 from __future__ import annotations
 

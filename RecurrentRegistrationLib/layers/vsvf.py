@@ -26,15 +26,15 @@ Boundary = Literal["periodic", "zeros", "mirror"]
 
 
 class MultiGaussian(nn.Module):
-    """`K m = sum_i w_i G_i * m`: Gaussians that each sum to 1 on the lattice, applied in the Fourier domain.
+    """`K m = sum_i w_i G_i * m`: Gaussians that each sum to 1 on the grid, applied in the Fourier domain.
 
     Args:
         sigmas: standard deviations as fractions of the image's extent.
         weights: of the Gaussians; None for `sigma_i / sum(sigma)`.
         boundary: what lies beyond the border: the opposite side (`periodic`, as in the authors' code), nothing
-            (`zeros`) or the image's reflection (`mirror`); the latter two transform a lattice twice as long per axis.
+            (`zeros`) or the image's reflection (`mirror`); the latter two transform a grid twice as long per axis.
         isotropic: take the fractions of the longest axis along all axes, so that the smoothing is the same in every
-            direction of an isotropic lattice; otherwise of each axis by itself, as in the authors' code.
+            direction of an isotropic grid; otherwise of each axis by itself, as in the authors' code.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class VSVF(nn.Module):
         time_steps: of the integration.
         clamp: cut velocity components that would move further in one time step than is stable,
             `|v| <= 0.75 * 2 sqrt(2) / d` voxels. One vSVF step then moves at most `time_steps` times as far: about 7
-            voxels of its lattice in 3D, 10 in 2D. What it cuts is no longer smooth: watch `Advected.clamped`.
+            voxels of its grid in 3D, 10 in 2D. What it cuts is no longer smooth: watch `Advected.clamped`.
     """
 
     def __init__(self, smoother: MultiGaussian | None = None, *, time_steps: int = 10, clamp: bool = True) -> None:

@@ -1,6 +1,6 @@
 """How rough a displacement is: penalties on the derivatives of `u`, `[B, d, *S]`, each a scalar, lower is smoother.
 
-Derivatives count per voxel of the displacement's own lattice unless said otherwise; `c` runs over components, `a` and
+Derivatives count per voxel of the displacement's own grid unless said otherwise; `c` runs over components, `a` and
 `b` over axes, and the mean over positions and batch is written `mean_p`. An axis of one voxel has no derivative.
 """
 

@@ -1,4 +1,4 @@
-"""How alike two images on one lattice are: callables `(fixed, warped, weight=None) -> loss`, lower is better.
+"""How alike two images on one grid are: callables `(fixed, warped, weight=None) -> loss`, lower is better.
 
 Images are `[B, C, *S]`, 2D or 3D; `weight [B, 1, *S]` says how much each voxel counts. The loss is a scalar, the mean
 over the batch, differentiable in `warped`.

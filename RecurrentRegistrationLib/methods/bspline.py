@@ -66,8 +66,8 @@ class State(base.State):
 class BSpline(Method):
     """`similarity + smoothness TV(u)` over the coefficients of a B-spline, by Adam with AMSGrad.
 
-    One step for each iteration, on its scale's lattice; it carries the "loss", a number, and the "control_points"
-    `[B, d, *G]` of its scale, voxels of that lattice. A coarse scale's displacement stays fixed in the finer ones,
+    One step for each iteration, on its scale's grid; it carries the "loss", a number, and the "control_points"
+    `[B, d, *G]` of its scale, voxels of that grid. A coarse scale's displacement stays fixed in the finer ones,
     which add to it. Masks weigh the similarity. The total variation is that of R2N2's Eq. 14, in normalised units.
 
     Args:

@@ -116,7 +116,7 @@ class DualPRNet(Method):
 def every_second_correlation(fixed: Tensor, moving: Tensor) -> Tensor:
     """Correlation `[B, 3^d, *S]` of features at shifts of -2, 0 and 2 voxels along each axis.
 
-    Each of the interleaved lattices of every second voxel, put into the batch, is compared with its own neighbours.
+    Each of the interleaved grids of every second voxel, put into the batch, is compared with its own neighbours.
     """
     shape = tuple(fixed.shape[2:])
     margin = [side for n in reversed(shape) for side in (0, n % 2)]

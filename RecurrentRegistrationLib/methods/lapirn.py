@@ -130,7 +130,7 @@ def _pyramid(images: Tensor, levels: int) -> list[Tensor]:
 
 
 def _in_voxels(normalised: Tensor) -> Tensor:
-    """From [-1, 1] coordinates to voxels of the same lattice."""
+    """From [-1, 1] coordinates to voxels of the same grid."""
     half = [(n - 1) / 2 for n in normalised.shape[2:]]
     return normalised * normalised.new_tensor(half).view(1, -1, *[1] * len(half))
 

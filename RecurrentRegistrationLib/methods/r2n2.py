@@ -245,7 +245,7 @@ def _halves(image: Tensor) -> Tensor:
 
 
 def _inside(displacement: Tensor) -> Tensor:
-    """1 where a displacement `[B, d, *S]` (voxels) reads inside the lattice, else 0, `[B, 1, *S]`."""
+    """1 where a displacement `[B, d, *S]` (voxels) reads inside the grid, else 0, `[B, 1, *S]`."""
     shape = displacement.shape[2:]
     point = displacement + spatial.identity_grid(shape, device=displacement.device)
     last = 2 * _halves(displacement)

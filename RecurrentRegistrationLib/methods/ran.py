@@ -214,7 +214,7 @@ class MotionSeparableNetwork(Method):
 
 
 def _at(scale: int, skips: Sequence[Tensor], number: int) -> Tensor:
-    """The encoder's features of a depth, 0 for the deepest, each voxel repeated on the lattice of a finer `scale`."""
+    """The encoder's features of a depth, 0 for the deepest, each voxel repeated on the grid of a finer `scale`."""
     features = skips[-1 - number]
     for axis in range(2, features.ndim):
         features = features.repeat_interleave(2 ** (len(skips) - number) // scale, axis)
@@ -223,14 +223,14 @@ def _at(scale: int, skips: Sequence[Tensor], number: int) -> Tensor:
 
 
 def on_extent(displacement: Tensor, scale: int, shape: Sequence[int]) -> Tensor:
-    """A displacement on a pooled, padded lattice as one that spans the image's own extent.
+    """A displacement on a pooled, padded grid as one that spans the image's own extent.
 
     A pooled voxel lies in the middle of the `scale` voxels it stands for, while a `Turn`'s first and last voxels are
     those of the image.
 
     Args:
-        displacement: `[B, d, *P]`, voxels of a lattice pooled by `scale`.
-        scale: voxels of the image in one of the lattice along each axis.
+        displacement: `[B, d, *P]`, voxels of a grid pooled by `scale`.
+        scale: voxels of the image in one of the grid along each axis.
         shape: the image's own size `S`.
 
     Returns:

@@ -2,7 +2,7 @@
 
 The displacement grows by composition. Each iteration takes the similarity's gradient at the warped image, smooths it
 (fluid regularity), scales it by Adam's moments, follows the small step and then the old displacement, and smooths the
-result (elastic regularity), from coarse to fine lattices: the scheme of Avants et al. (Medical Image Analysis 2008)
+result (elastic regularity), from coarse to fine grids: the scheme of Avants et al. (Medical Image Analysis 2008)
 with the per-voxel adaptive step of Jena et al. (FireANTs, 2024). Small smooth steps that are composed do not fold; what
 interpolation folds all the same is mended.
 """
@@ -100,7 +100,7 @@ class Refine(Method):
 
     Args:
         similarity: a name of `SIMILARITIES` or a callable of `losses.similarity`.
-        scales: how many times coarser than the working lattice each level is; one that leaves less than `COARSEST`
+        scales: how many times coarser than the working grid each level is; one that leaves less than `COARSEST`
             voxels a side is passed over, the last two apart.
         iterations: of each level.
         step: length of the steps that Adam scales, in voxels of the level.
@@ -111,8 +111,8 @@ class Refine(Method):
         tolerance: a level is left when ten iterations bring less than this share of its gain; 0 to stay to the end.
         diffusion: weight of the displacement's mean squared gradient.
         folding: weight of the mean of what the Jacobian determinant lies below 0.
-        landmarks: fixed and moving points `[N, d]` (voxels of the working lattice, tensor order) to bring together.
-        landmark_weight: weight of their mean squared distance in voxels of the working lattice.
+        landmarks: fixed and moving points `[N, d]` (voxels of the working grid, tensor order) to bring together.
+        landmark_weight: weight of their mean squared distance in voxels of the working grid.
     """
 
     card = CARD

@@ -309,15 +309,13 @@ class RWCNet(Method):
         stage = f"{self.stages[level].name} {made}/{max(made, self.stages[level].steps)}"
         return state.after(field, stage, patches=patches)
 
-    def _lattice(self, stage: int, shape: Sequence[int]) -> tuple[int, ...]:
+    def _grid(self, stage: int, shape: Sequence[int]) -> tuple[int, ...]:
         return tuple(-(-n // self.stages[stage].factor) for n in shape)
 
     def _patches(self, stage: int, shape: Sequence[int]) -> Patches:
         """The patches of a stage for images of `shape`."""
         per_axis = round(1 / (self.stages[stage].patch * self.stages[stage].factor))
-        return Patches(
-            self._lattice(stage, shape), per_axis, overlap=self.overlap, multiple=MULTIPLE, smallest=SMALLEST
-        )
+        return Patches(self._grid(stage, shape), per_axis, overlap=self.overlap, multiple=MULTIPLE, smallest=SMALLEST)
 
     def _enter(self, level: int, pair: Pair, before: State) -> State:
         """The state in which a stage begins: its features, and what the coarser stage hands up."""

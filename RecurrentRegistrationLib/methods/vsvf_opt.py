@@ -180,15 +180,15 @@ class Objective:
         self._pair, self._vsvf, self._weight = pair, method.vsvf, method.weight
         self._similarity = method.similarities[level]
         factor = method.map_scales[level]
-        lattice = [max(math.ceil(n * factor), min(n, 8)) for n in self._pair.fixed.shape[2:]]
-        self._unit = math.sqrt(math.prod(method.vsvf.smoother.extent(lattice)))
+        grid = [max(math.ceil(n * factor), min(n, 8)) for n in self._pair.fixed.shape[2:]]
+        self._unit = math.sqrt(math.prod(method.vsvf.smoother.extent(grid)))
         with torch.inference_mode(False), torch.no_grad():
-            self._initial = affine_displacement(affine.clone(), lattice)
+            self._initial = affine_displacement(affine.clone(), grid)
             same = start is not None and start.level == level
             if same:
                 position = start.position.clone()
             elif start is not None:
-                position = spatial.resize(start.momentum, lattice) / self._unit
+                position = spatial.resize(start.momentum, grid) / self._unit
             else:
                 position = torch.zeros_like(self._initial)
             self._parameter = nn.Parameter(position)

@@ -28,7 +28,7 @@ def capture_range(cell: int, dilations: Sequence[int]) -> float:
 def separability(distances: Sequence[float], cells: Sequence[float], ranges: Sequence[float]) -> list[float]:
     """Least upper bound of the difference of the displacements of two voxels at a Chebyshev distance.
 
-    Theorem 1 for levels whose displacements add up on the fixed image's lattice: voxels that may share a cell of a
+    Theorem 1 for levels whose displacements add up on the fixed image's grid: voxels that may share a cell of a
     level may have to move alike there; all others can move apart by twice its range. The curve is a staircase with a
     step of `2 a_k` at each `p_k`.
 

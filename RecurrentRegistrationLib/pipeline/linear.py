@@ -55,7 +55,7 @@ class Alignment:
 
 
 class Level:
-    """Both images on lattices of one spacing, and the maps between their voxels."""
+    """Both images on grids of one spacing, and the maps between their voxels."""
 
     def __init__(self, fixed: Prepared, moving: Prepared, spacing: float) -> None:
         self.spacing = spacing
@@ -361,7 +361,7 @@ def _fade(iteration: int, iterations: int) -> float:
 
 
 def named_start(fixed: Prepared, moving: Prepared, mode: str) -> np.ndarray:
-    """Matrix of a named start: "none", "geometry" (centres of the lattices), "moments" (centres of mass)."""
+    """Matrix of a named start: "none", "geometry" (centres of the grids), "moments" (centres of mass)."""
     d = fixed.grid.dimension
     centres: dict[str, Sequence[np.ndarray]] = {
         "none": (np.zeros(d), np.zeros(d)),

@@ -1,4 +1,4 @@
-"""From two volumes to what a method takes: intensities by preset, and resampling onto a common working lattice."""
+"""From two volumes to what a method takes: intensities by preset, and resampling onto a common working grid."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ FEW = 0.025  # share of an image that is too small for an anatomy
 
 @dataclass(frozen=True)
 class Prepared:
-    """An image `[1, 1, *S]` in [0, 1] with its lattice, and its mask (1 where it counts) if it has one.
+    """An image `[1, 1, *S]` in [0, 1] with its grid, and its mask (1 where it counts) if it has one.
 
-    One that was smoothed is `shown` as on a coarser lattice: with this spacing (i, j, k), millimetres.
+    One that was smoothed is `shown` as on a coarser grid: with this spacing (i, j, k), millimetres.
     """
 
     values: Tensor
@@ -33,9 +33,9 @@ class Prepared:
     shown: tuple[float, ...] | None = None
 
     def onto(self, target: Grid, matrix: np.ndarray | None = None) -> Prepared:
-        """Pulled onto another lattice through a homogeneous matrix from its points to this image's points.
+        """Pulled onto another grid through a homogeneous matrix from its points to this image's points.
 
-        Smoothed first where the other lattice is coarser. Outside, values are 0 and do not count: the result has a mask
+        Smoothed first where the other grid is coarser. Outside, values are 0 and do not count: the result has a mask
         where this image has one or does not reach every voxel.
         """
         displacement = linear_displacement(target, self.grid, matrix).to(self.values)
@@ -57,7 +57,7 @@ class Prepared:
 
 
 def linear_displacement(target: Grid, source: Grid, matrix: np.ndarray | None = None) -> Tensor:
-    """Displacement `[1, d, *S]`, in voxels counted from both lattices' first, that pulls `source` onto `target`."""
+    """Displacement `[1, d, *S]`, in voxels counted from both grids' first, that pulls `source` onto `target`."""
     matrix = np.eye(target.dimension + 1) if matrix is None else matrix
     return spatial.linear_displacement(source.physical_to_tensor @ matrix @ target.tensor_to_physical, target.shape)
 
@@ -74,7 +74,7 @@ def _reached(displacement: Tensor, grid: Grid) -> Tensor:
 
 
 def antialiased(values: Tensor, grid: Grid, target: Grid, shown: tuple[float, ...] | None = None) -> Tensor:
-    """Smooth away what a coarser lattice cannot hold, but for what is gone already (`shown`, see `Prepared`)."""
+    """Smooth away what a coarser grid cannot hold, but for what is gone already (`shown`, see `Prepared`)."""
     spacing = math.prod(target.spacing) ** (1 / target.dimension)
     return _coarsened(values, grid, shown or grid.spacing, [spacing] * grid.dimension)
 

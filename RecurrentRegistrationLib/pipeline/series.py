@@ -29,8 +29,8 @@ class Frame:
 
     Attributes:
         number: in the series, from 0.
-        image: as it was, on the template's lattice.
-        warped: as it is after registration, on the template's lattice.
+        image: as it was, on the template's grid.
+        warped: as it is after registration, on the template's grid.
         transform: from the template's points to the frame's.
         report: of its registration; empty for the template.
     """

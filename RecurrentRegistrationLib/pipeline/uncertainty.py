@@ -1,4 +1,4 @@
-"""How sure a registration can be of itself, voxel by voxel, in millimetres on the fixed lattice.
+"""How sure a registration can be of itself, voxel by voxel, in millimetres on the fixed grid.
 
 Three kinds, none of which needs to know the truth:
 

@@ -1,4 +1,4 @@
-"""The working lattice, and the way back from it to the fixed image."""
+"""The working grid, and the way back from it to the fixed image."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from RecurrentRegistrationLib.pipeline.preparation import Prepared, foreground_b
 from RecurrentRegistrationLib.volume import Grid
 
 MARGIN = 8.0  # millimetres around what is not air in an image of 250 mm, in proportion elsewhere
-VOXELS = 5_000_000  # of the default lattice; finer ones cost more than they gain
+VOXELS = 5_000_000  # of the default grid; finer ones cost more than they gain
 FEWEST = 16  # voxels along the longest side that still register anything
 
 

@@ -22,7 +22,7 @@ from RecurrentRegistrationLib.step import Step
 from RecurrentRegistrationLib.volume import Grid, Volume, write_image
 
 STEPS = 24  # that a sequence holds, about
-LONGEST = 64  # voxels along the longest side of a sequence's lattice: 24 steps take 75 MB at most
+LONGEST = 64  # voxels along the longest side of a sequence's grid: 24 steps take 75 MB at most
 FILES = (
     "transform.h5",
     "inverse.h5",

@@ -62,7 +62,7 @@ class Pictured:
     Attributes:
         fixed: the fixed image.
         moving: the moving image.
-        jacobian: determinants on the fixed lattice.
+        jacobian: determinants on the fixed grid.
         transform: from fixed to moving points.
         steps: for each step its "index", "stage", "similarity", "mean_update_mm", "folding".
         title: names of the two images.

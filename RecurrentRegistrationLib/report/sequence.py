@@ -16,7 +16,7 @@ from RecurrentRegistrationLib.volume import Grid
 
 
 def coarsened(grid: Grid, longest: int) -> Grid:
-    """A lattice with the same first and last voxels along every axis, of at most about `longest` voxels each.
+    """A grid with the same first and last voxels along every axis, of at most about `longest` voxels each.
 
     Its nodes reach the corners of the image, because Slicer repeats a field's edge outside of it.
     """
@@ -34,7 +34,7 @@ def vectors(field: DisplacementField) -> np.ndarray:
 
 
 def write_sequence(grid: Grid, fields: Iterable[DisplacementField], steps: Sequence[int], path: str | Path) -> None:
-    """Write fields on one lattice, one at a time, under the numbers of their steps.
+    """Write fields on one grid, one at a time, under the numbers of their steps.
 
     Before them comes the zero field that Slicer asks for, as step 0. Each frame pulls: it goes from fixed to moving
     points ("resampling", Slicer's transform from parent).

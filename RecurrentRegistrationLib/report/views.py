@@ -1,4 +1,4 @@
-"""Flat views through a lattice: axial, coronal and sagittal, the way a radiologist looks at them."""
+"""Flat views through a grid: axial, coronal and sagittal, the way a radiologist looks at them."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Plane:
 
 
 def planes(grid: Grid, centre: np.ndarray, *, pixels: int = 256) -> list[Plane]:
-    """Views of a lattice through a physical point, its longest side `pixels` long.
+    """Views of a grid through a physical point, its longest side `pixels` long.
 
-    The views follow the lattice's own axes, each named by the anatomical axis it is closest to.
+    The views follow the grid's own axes, each named by the anatomical axis it is closest to.
     """
     pixel = max(grid.extent) / pixels
     if grid.dimension == 2:
@@ -53,7 +53,7 @@ def _anatomical_axes(grid: Grid) -> list[tuple[int, int]]:
 
 
 def _plane(name: str, grid: Grid, axes: list[tuple[int, int]], centre: np.ndarray, pixel: float) -> Plane:
-    start = np.full(3, -0.5)  # the outer corner of the lattice from which the view's columns and rows run
+    start = np.full(3, -0.5)  # the outer corner of the grid from which the view's columns and rows run
     columns, edges, size = [], [], []
     for anatomical in VIEWS[name]:
         row = int(np.flatnonzero(anatomical)[0])

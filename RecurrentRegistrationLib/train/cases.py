@@ -19,7 +19,7 @@ class Case:
         name: for reports and pair lists; unique in its collection.
         subject: who it shows; nobody is in two parts of a split.
         image: a file, `FILE#FRAME` of a series, or a DICOM folder.
-        labels: a label map on the image's lattice.
+        labels: a label map on the image's grid.
         keypoints: landmarks, of which the k-th is the same place in every case that may form a pair with this one.
         mask: above 0 where the similarity counts.
         group: what the cases of a pair may have to share: a breathing phase, a slice of a series.

@@ -119,7 +119,7 @@ def between(limits: tuple[float, float], generator: Generator) -> float:
 
 def smooth_noise(shape: Sequence[int], channels: int, sigma: float, generator: Generator) -> Tensor:
     """Gaussian noise `[1, channels, *S]` smoothed by a Gaussian of `sigma` voxels, of deviation 1 over all."""
-    factor = max(1, int(sigma / 2))  # a smooth field needs no fine lattice
+    factor = max(1, int(sigma / 2))  # a smooth field needs no fine grid
     coarse = [max(2, -(-n // factor)) for n in shape]
     noise = torch.randn((1, channels, *coarse), generator=generator, device=generator.device)
     noise = spatial.resize(spatial.gaussian_smooth(noise, sigma / factor), shape)
@@ -150,7 +150,7 @@ def bumps(shape: Sequence[int], count: int, height: float, width: tuple[float, f
 
 
 def thin_plate(shape: Sequence[int], reach: float, generator: Generator, *, per_axis: int = 3) -> Tensor:
-    """A thin-plate spline through control points on a lattice that each move up to `reach` along each axis."""
+    """A thin-plate spline through control points on a grid that each move up to `reach` along each axis."""
     d, device = len(shape), generator.device
     axes = [torch.linspace(0, n - 1, per_axis, device=device) for n in shape]
     knots = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, d)
@@ -168,7 +168,7 @@ def thin_plate(shape: Sequence[int], reach: float, generator: Generator, *, per_
     system[count:, :count] = system[:count, count:].T
     wanted = torch.cat([moved, moved.new_zeros(d + 1, d)])
     weights = torch.linalg.solve(system, wanted)
-    coarse = [min(n, 24) for n in shape]  # the spline is smooth: a coarse lattice holds it
+    coarse = [min(n, 24) for n in shape]  # the spline is smooth: a coarse grid holds it
     voxels = torch.stack(
         torch.meshgrid(
             *[torch.linspace(0, n - 1, m, device=device) for n, m in zip(shape, coarse, strict=True)], indexing="ij"

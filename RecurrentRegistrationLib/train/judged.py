@@ -18,19 +18,19 @@ Batch = dict[str, Any]
 
 
 class Judged:
-    """A step and its batch, on one lattice; what is derived from them is made once, when it is first asked for.
+    """A step and its batch, on one grid; what is derived from them is made once, when it is first asked for.
 
     Args:
         step: of the method.
         batch: `fixed`, `moving` `[B, 1, *S]`, `spacing [B, d]` and, as far as they are known, `*_labels [B, 1, *S]`
             or smoothed `*_maps [B, L, *S]` of each label, `*_mask [B, 1, *S]`, `*_keypoints [B, K, d]` (voxels, tensor
             order; NaN for none) and the known `displacement [B, d, *S]`.
-        own_lattice: judge on the lattice of the step's own values, to which the images are shrunk, not on the images'.
+        own_grid: judge on the grid of the step's own values, to which the images are shrunk, not on the images'.
     """
 
-    def __init__(self, step: Turn, batch: Batch, *, own_lattice: bool = False) -> None:
+    def __init__(self, step: Turn, batch: Batch, *, own_grid: bool = False) -> None:
         self.step, self.batch = step, batch
-        self.own_lattice = own_lattice and tuple(step.values.shape[2:]) != step.shape
+        self.own_grid = own_grid and tuple(step.values.shape[2:]) != step.shape
 
     @cached_property
     def backward(self) -> Judged | None:
@@ -42,8 +42,8 @@ class Judged:
 
     @cached_property
     def displacement(self) -> Tensor:
-        """`[B, d, *R]`, voxels of the lattice that is judged on."""
-        return self.step.values if self.own_lattice else self.step.displacement
+        """`[B, d, *R]`, voxels of the grid that is judged on."""
+        return self.step.values if self.own_grid else self.step.displacement
 
     @cached_property
     def fixed(self) -> Tensor:
@@ -94,7 +94,7 @@ class Judged:
 
     def _image(self, name: str) -> Tensor:
         image = self.batch[name].float()
-        if not self.own_lattice:
+        if not self.own_grid:
             return image
         size = tuple(self.displacement.shape[2:])
         factor = round(max(n / m for n, m in zip(image.shape[2:], size, strict=True)))

@@ -34,7 +34,7 @@ class Training(LightningModule):
         steps: of a registration; None for the method's own.
         unrolling: how many steps it makes in training, and which of them have a gradient.
         over: which of its steps count, where a term does not say.
-        own_lattice: judge each step on the lattice of its own values.
+        own_grid: judge each step on the grid of its own values.
         backward: judge the other direction, too, where the method attaches it.
         both_directions: register each pair both ways in one batch of twice the size, as symmetric terms need.
         lesson: what a part of the method learns, instead of the method: a stage before the registration; None for none.
@@ -56,7 +56,7 @@ class Training(LightningModule):
         steps: int | None = None,
         unrolling: Unrolling = Unrolling(),  # noqa: B008, it is frozen
         over: Weighting = "last",
-        own_lattice: bool = False,
+        own_grid: bool = False,
         backward: bool = False,
         both_directions: bool = False,
         lesson: Lesson | None = None,
@@ -86,7 +86,7 @@ class Training(LightningModule):
         for part in frozen:
             self._part(part).requires_grad_(False)
         self.lesson = lesson
-        self.objective = Objective(losses, over, own_lattice, backward)
+        self.objective = Objective(losses, over, own_grid, backward)
         self.both_directions = both_directions or self.objective.paired
         self.optimisation, self.half_precision, self.seed = optimisation, half_precision, seed
 

@@ -44,7 +44,7 @@ class Objective:
     Args:
         losses: its terms.
         over: which of the registration's steps count, where a term does not say.
-        own_lattice: judge each step on the lattice of its own values, so that coarse stages are cheap.
+        own_grid: judge each step on the grid of its own values, so that coarse stages are cheap.
         backward: judge the other direction, too, where steps attach it; each counts half.
     """
 
@@ -52,11 +52,11 @@ class Objective:
         self,
         losses: Sequence[LossTerm],
         over: Weighting = "last",
-        own_lattice: bool = False,
+        own_grid: bool = False,
         backward: bool = False,
     ) -> None:
         self.losses = list(losses)
-        self.over, self.own_lattice, self.backward = over, own_lattice, backward
+        self.over, self.own_grid, self.backward = over, own_grid, backward
         self._terms = [terms.create(loss.term, dict(loss.options)) for loss in self.losses]
         self._told = False
 
@@ -79,7 +79,7 @@ class Objective:
                 if factor * share == 0:
                     continue
                 if n not in judged:
-                    judged[n] = Judged(steps[n], batch, own_lattice=self.own_lattice)
+                    judged[n] = Judged(steps[n], batch, own_grid=self.own_grid)
                 value = self._value(term, judged[n])
                 if value is not None:
                     parts[loss.term] = parts.get(loss.term, value.new_zeros(())) + factor * share * value

@@ -1,4 +1,4 @@
-"""From a case's files to tensors on the lattice that a training works on."""
+"""From a case's files to tensors on the grid that a training works on."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class Reader:
     """How cases are read. Every image ends up in [0, 1].
 
     Attributes:
-        shape: voxels of the lattice, tensor order; None for the images' own, which must then agree.
+        shape: voxels of the grid, tensor order; None for the images' own, which must then agree.
         spacing: millimetres between its voxels; None for the images' own.
-        centre: what is put in the middle of the lattice: that of the "image" or of its "foreground".
-        align: an image to which each case is aligned by an affine map, on whose lattice it then lies.
+        centre: what is put in the middle of the grid: that of the "image" or of its "foreground".
+        align: an image to which each case is aligned by an affine map, on whose grid it then lies.
         preset: of intensities, as in a registration, where neither a window nor percentiles are given.
         window: intensities that become 0 and 1.
         percentiles: of the image that become 0 and 1.
@@ -77,7 +77,7 @@ class Reader:
         """
         volume = self._volume(case)
         prepared = self._prepared(volume)
-        grid, matrix = self._lattice(prepared)
+        grid, matrix = self._grid(prepared)
         sample = {
             "image": _pulled(prepared, grid, matrix)[0],
             "spacing": torch.tensor(grid.spacing[::-1], dtype=torch.float32),
@@ -112,8 +112,8 @@ class Reader:
         values = (volume.array.astype(np.float32) - low) / max(high - low, 1e-6)
         return Prepared(torch.from_numpy(values).clamp_(0, 1)[None], volume.grid)
 
-    def _lattice(self, image: Prepared) -> tuple[Grid, np.ndarray | None]:
-        """The lattice, and the map from its points to the image's."""
+    def _grid(self, image: Prepared) -> tuple[Grid, np.ndarray | None]:
+        """The grid, and the map from its points to the image's."""
         if self.align is None:
             return self._cut(image), None
         matrix = None
@@ -130,7 +130,7 @@ class Reader:
     def _cut(self, image: Prepared) -> Grid:
         grid = image.grid
         if self.shape is not None and len(self.shape) != grid.dimension:
-            raise InputError(f"it is {grid.dimension}D, the lattice {len(self.shape)}D.")
+            raise InputError(f"it is {grid.dimension}D, the grid {len(self.shape)}D.")
         if self.spacing is not None:
             wanted = [self.spacing] * grid.dimension if isinstance(self.spacing, float | int) else self.spacing[::-1]
             if not np.allclose(wanted, grid.spacing, rtol=1e-3):
@@ -149,7 +149,7 @@ class Reader:
 
 
 def _pulled(image: Prepared, grid: Grid, matrix: np.ndarray | None) -> Tensor:
-    """The image on a lattice; smoothed only where the lattice is another than the image's own, cut or not."""
+    """The image on a grid; smoothed only where the grid is another than the image's own, cut or not."""
     if matrix is None and np.allclose(grid.spacing, image.grid.spacing):
         return spatial.warp(image.values, linear_displacement(grid, image.grid))
     return image.onto(grid, matrix).values

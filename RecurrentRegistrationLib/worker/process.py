@@ -21,7 +21,7 @@ the events `done`, `cancelled` and `error`, which carries the request's `id`. Op
   command `register` writes, as of a kept step (default: the last one), and where asked for `inverse.h5`, the transform
   from moving to fixed points. Valid after every step, also after `cancel`.
 - `uncertainty` with `folder`, [`kinds`: of "steps", "samples" and "inverse"] → `files`: `uncertainty_KIND.nrrd`, how
-  sure the last step is of itself, in millimetres on the fixed lattice; "samples" and "inverse" register again.
+  sure the last step is of itself, in millimetres on the fixed grid; "samples" and "inverse" register again.
 - `forget` → nothing; frees the memory of the registration.
 - `cancel` → at once, past the queue; see below.
 - `shutdown` → the process ends.
@@ -40,7 +40,7 @@ steps in NumPy files.
   better), `best` (index of the most similar step so far), `mean_update_mm`, `folding` (%), `seconds`, `kept`,
   `display`, and `beyond_training` where a network gets worse past the steps it was trained for. A step that is kept can
   be accepted and written later: about 40 of a run, the last of
-  each stage among them. `display` is null or has a `path` and its lattice's `size`, `spacing`, `origin`, `direction`
+  each stage among them. `display` is null or has a `path` and its grid's `size`, `spacing`, `origin`, `direction`
   (LPS, millimetres, index order i, j, k): the `.npy` file holds `[k, j, i, 3]`, the whole displacement from fixed to
   moving points there, LPS millimetres. It is complete when the event comes, and belongs to the receiver.
 - `error` with `kind` ("input", "memory" or "internal") and `text`, one sentence. The process lives on.

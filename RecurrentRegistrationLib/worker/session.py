@@ -235,8 +235,8 @@ class _Shown:
         path = self.folder.absolute() / f"step-{index:04d}-{uuid.uuid4().hex[:8]}.npy"
         with complete(path) as temporary, temporary.open("wb") as file:
             np.save(file, vectors(transform.displacement_on(self.grid)).astype(self.type, order="C"))
-        lattice = {name: list(getattr(self.grid, name)) for name in ("size", "spacing", "origin", "direction")}
-        return {"path": str(path), **lattice}
+        placed = {name: list(getattr(self.grid, name)) for name in ("size", "spacing", "origin", "direction")}
+        return {"path": str(path), **placed}
 
 
 def _read(fixed: str, moving: str, fixed_mask: str | None, moving_mask: str | None) -> dict[str, Input]:

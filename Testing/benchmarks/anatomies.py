@@ -75,8 +75,8 @@ def made(name: str, file: Path, out: Path) -> list[dict]:
         fixed = sitk.Resample(scan, scan, transform, sitk.sitkLinear, float(array.min()))
         seen = sitk.Resample(scan * 0 + 1, scan, transform, sitk.sitkNearestNeighbor, 0.0)
         body = sitk.Cast((fixed > float(air + 0.15 * (high - air))) & (seen > 0.5), sitk.sitkUInt8)
-        lattice = scan.GetSize(), scan.GetOrigin(), scan.GetSpacing(), scan.GetDirection()
-        field = sitk.TransformToDisplacementField(transform, sitk.sitkVectorFloat32, *lattice)
+        grid = scan.GetSize(), scan.GetOrigin(), scan.GetSpacing(), scan.GetDirection()
+        field = sitk.TransformToDisplacementField(transform, sitk.sitkVectorFloat32, *grid)
         written = {"fixed": worn(fixed, high - low, "ct" not in name, random), "moving": scan, "region": body}
         written["reference_field"] = field
         pair = {"name": f"{name}_{number}"}

@@ -108,14 +108,14 @@ def resliced(run: Any, axis: int) -> None:
 def stored_steps(size: int, count: int, folder: Path) -> dict[str, float]:
     """Megabytes that the steps of a large pair take, after each has been looked at."""
     grid = coarsened(Grid.regular((size, size, size)), LONGEST)
-    lattice = {name: list(getattr(grid, name)) for name in ("size", "spacing", "origin", "direction")}
+    placed = {name: list(getattr(grid, name)) for name in ("size", "spacing", "origin", "direction")}
     steps = Steps.create("Large")
     frame, before, on_disk = Frame(3, np.eye(4)), memory(), 0
     for index in range(1, count + 1):
         path = folder / f"{index}.npy"
         np.save(path, np.full((*grid.shape, 3), index, np.float32))
         on_disk += path.stat().st_size
-        steps.add(index, {"path": str(path), **lattice}, frame, FLIP)
+        steps.add(index, {"path": str(path), **placed}, frame, FLIP)
     for index in steps.indices:
         steps.select(index)
     after = memory()

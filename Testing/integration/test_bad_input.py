@@ -232,7 +232,7 @@ def test_a_full_disk(limit, images, output, command):
     assert not list(output.iterdir())
 
 
-def test_too_little_memory_for_any_lattice(images, output, capsys, monkeypatch):
+def test_too_little_memory_for_any_grid(images, output, capsys, monkeypatch):
     monkeypatch.setattr(plan.memory, "available", lambda device: 2**20)
     line = ["register", images / "fixed.nrrd", images / "moving.nrrd", "-o", output / "out", *QUICK, "-q"]
     refused(line, capsys, output, "memory", status=3)

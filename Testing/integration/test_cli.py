@@ -250,7 +250,7 @@ def test_the_same_seed_gives_the_same_result(images, tmp_path):
     assert np.array_equal(first, second)
 
 
-def test_a_mask_of_another_lattice_is_placed_by_its_header(images, tmp_path):
+def test_a_mask_of_another_grid_is_placed_by_its_header(images, tmp_path):
     mask = Volume.read(images / "mask2d.nrrd")
     mask.resampled(mask.grid.resampled(2.5), interpolation="nearest").write(tmp_path / "coarse.nrrd")
     line = ["register", str(images / "fixed2d.nrrd"), str(images / "moving2d.nrrd"), "-o", str(tmp_path / "out"), "-q"]

@@ -62,7 +62,7 @@ class Pair:
 
 
 def volumeNode(grid: Grid, name: str, parent: np.ndarray | None, offset: float = 0.0) -> Any:
-    """A smooth image on a lattice (2D: one slice, `offset` above the plane), under a parent transform."""
+    """A smooth image on a grid (2D: one slice, `offset` above the plane), under a parent transform."""
     index = np.eye(4)
     d = grid.dimension
     index[:d, :d] = grid.cosines * np.array(grid.spacing)
@@ -82,7 +82,7 @@ def volumeNode(grid: Grid, name: str, parent: np.ndarray | None, offset: float =
 
 
 def workerGrid(node: Any, frame: Frame) -> Grid:
-    """The lattice of a volume node as the worker sees it."""
+    """The grid of a volume node as the worker sees it."""
     d = frame.dimension
     index = frame.seen(indexToWorld(node))
     spacing = np.linalg.norm(index[:d, :d], axis=0)

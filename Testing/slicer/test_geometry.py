@@ -143,7 +143,7 @@ def itkImage(node: Any) -> sitk.Image:
 
 
 def test_slicers_own_resampling_agrees_with_the_warped_volume(scene, tmp_path):
-    """The moving volume under the transform, pulled onto the fixed lattice by Slicer, is the warped volume."""
+    """The moving volume under the transform, pulled onto the fixed grid by Slicer, is the warped volume."""
     case = pair("oblique", "moving under a turn", movingGeometry="regular")
     _, result = accepted(case, tmp_path)
     resample = slicer.vtkSlicerVolumesLogic.ResampleVolumeToReferenceVolume

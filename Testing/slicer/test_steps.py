@@ -15,16 +15,16 @@ from RecurrentRegistrationSlicer.frame import FLIP, ROLE, Frame
 from RecurrentRegistrationSlicer.steps import Steps
 
 SOLID = Frame(3, np.eye(4))
-LATTICE = {"size": [4, 5, 6], "spacing": [2, 2, 2], "origin": [-3, -4, -5], "direction": [1, 0, 0, 0, 1, 0, 0, 0, 1]}
+GRID = {"size": [4, 5, 6], "spacing": [2, 2, 2], "origin": [-3, -4, -5], "direction": [1, 0, 0, 0, 1, 0, 0, 0, 1]}
 
 
 def written(folder: Path, x: float) -> dict[str, Any]:
     """A step of the worker that moves everything by x mm towards the left (LPS)."""
     path = folder / f"step-{x}.npy"
-    vectors = np.zeros((*LATTICE["size"][::-1], 3), np.float32)
+    vectors = np.zeros((*GRID["size"][::-1], 3), np.float32)
     vectors[..., 0] = x
     np.save(path, vectors)
-    return {"path": str(path), **LATTICE}
+    return {"path": str(path), **GRID}
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Lattices, parts of transforms, and nodes that are updated in place."""
+"""Grids, parts of transforms, and nodes that are updated in place."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from RecurrentRegistrationSlicer.frame import FLIP, Frame, parentTransform
 from RecurrentRegistrationSlicer.transforms import Field
 from registered import accepted, pair
 
-LATTICE = {
+GRID = {
     "size": [9, 5, 3],
     "spacing": [1.0, 2.0, 4.0],
     "origin": [3.0, -4.0, 5.0],
@@ -22,13 +22,13 @@ LATTICE = {
 }
 
 
-def test_a_coarser_lattice_keeps_its_outer_nodes():
-    found = transforms.coarser(LATTICE, 3.0)
+def test_a_coarser_grid_keeps_its_outer_nodes():
+    found = transforms.coarser(GRID, 3.0)
     assert found["size"] == [4, 4, 3]
-    ends = [np.array(each["size"]) - 1 for each in (LATTICE, found)]
-    corners = [transforms.indexOf(each)[:3, :3] @ end for each, end in zip((LATTICE, found), ends, strict=True)]
+    ends = [np.array(each["size"]) - 1 for each in (GRID, found)]
+    corners = [transforms.indexOf(each)[:3, :3] @ end for each, end in zip((GRID, found), ends, strict=True)]
     assert np.allclose(*corners)
-    assert transforms.coarser(LATTICE, None) is LATTICE
+    assert transforms.coarser(GRID, None) is GRID
 
 
 def test_parts_are_applied_in_the_order_of_the_file(tmp_path):

@@ -65,7 +65,7 @@ def segmentation(array: np.ndarray, reference: Any, parent: np.ndarray | None = 
 
 
 def oriented(array: np.ndarray, reference: Any) -> Any:
-    """An array as the image of a segment on a volume's lattice."""
+    """An array as the image of a segment on a volume's grid."""
     image = slicer.vtkOrientedImageData()
     image.SetDimensions(*array.shape[::-1])
     image.GetPointData().SetScalars(numpy_support.numpy_to_vtk(array.astype(np.uint8).ravel(), deep=True))

@@ -226,7 +226,7 @@ def test_a_volume_deleted_while_it_runs(panel, ui):
     panel.until(running(panel, 2))
     slicer.mrmlScene.RemoveNode(moving)
     assert panel.until(idle(panel)) < 2
-    assert "taken back" in ui.statusLabel.text
+    assert "reverted" in ui.statusLabel.text
     assert "moving volume" in ui.checkLabel.text
     assert not [node for node in nodes() if "Registration of" in node]
 
@@ -393,7 +393,7 @@ def test_a_volume_with_a_voxel_that_is_not_a_number(panel, ui):
     sentence(ui.statusLabel.text or ui.checkLabel.text, "NaN")
 
 
-def test_a_mask_of_another_lattice_and_the_same_image_twice_go_through(panel, ui):
+def test_a_mask_of_another_grid_and_the_same_image_twice_go_through(panel, ui):
     fixed = volume("Fixed")
     choose(ui, fixed, volume("Copy"), steps=2)
     parameters().fixedMask = mask("Coarse", (7, 7, 7), 1, spacing=3)

@@ -151,9 +151,9 @@ def test_curricula() -> None:
     assert term(steps, pair, 5)[1].keys() == {"mse"}
 
 
-def test_a_coarse_stage_is_judged_on_its_own_lattice() -> None:
+def test_a_coarse_stage_is_judged_on_its_own_grid() -> None:
     coarse = Turn(1, "1/4", torch.zeros(2, 2, 4, 5), SHAPE)
-    judged = Judged(coarse, batch(), own_lattice=True)
+    judged = Judged(coarse, batch(), own_grid=True)
     assert judged.fixed.shape == judged.warped.shape == (2, 1, 4, 5)
     assert Judged(coarse, batch()).warped.shape == (2, 1, *SHAPE)
 

@@ -83,7 +83,7 @@ def test_bumps_reach_the_stated_height() -> None:
 
 @pytest.mark.parametrize("dimension", [2, 3])
 def test_a_thin_plate_goes_through_its_control_points(dimension: int) -> None:
-    shape = (25,) * dimension  # whose coarse lattice has the corners in common with the fine one
+    shape = (25,) * dimension  # whose coarse grid has the corners in common with the fine one
     u = thin_plate(shape, 3.0, generator())
     moved = 3.0 * (2 * torch.rand((3**dimension, dimension), generator=generator()) - 1)
     assert torch.allclose(u[(0, slice(None), *[0] * dimension)], moved[0], atol=1e-3)

@@ -10,12 +10,12 @@ from RecurrentRegistrationLib.volume import Grid
 
 @pytest.fixture(params=GRIDS)
 def grid(request: pytest.FixtureRequest) -> Grid:
-    """Every awkward lattice in turn."""
+    """Every awkward grid in turn."""
     return GRIDS[request.param]
 
 
 @pytest.fixture(params=PAIRS, ids=" in ".join)
 def grids(request: pytest.FixtureRequest) -> tuple[Grid, Grid]:
-    """Two lattices of one space, fixed and moving."""
+    """Two grids of one space, fixed and moving."""
     first, second = request.param
     return GRIDS[first], GRIDS[second]

@@ -1,4 +1,4 @@
-"""Lattices, fields and images for the geometry tests: every way a header can be awkward, in 2D and 3D."""
+"""Grids, fields and images for the geometry tests: every way a header can be awkward, in 2D and 3D."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ GRIDS = {
     "2D shifted": _grid((12, 12), (1.7, 1.7), (-870, 1320), _turn(-12)),
 }
 
-# A field's lattice and the lattice of the image it is used on: pairs that lie in the same place, differently.
+# A field's grid and the grid of the image it is used on: pairs that lie in the same place, differently.
 PAIRS = [
     ("regular", "anisotropic"),
     ("anisotropic", "oblique"),
@@ -80,13 +80,13 @@ def smooth_image(grid: Grid) -> sitk.Image:
 
 
 def smooth_field(grid: Grid, millimetres: float = 2.0) -> DisplacementField:
-    """`wave` on a lattice, by way of SimpleITK's vector image of millimetres."""
+    """`wave` on a grid, by way of SimpleITK's vector image of millimetres."""
     values = wave(voxel_centres(grid), grid.centre, millimetres).reshape(*grid.shape, grid.dimension)
     return DisplacementField.from_sitk(placed(sitk.GetImageFromArray(values, isVector=True), grid))
 
 
 def placed(image: sitk.Image, grid: Grid) -> sitk.Image:
-    """Give an image the header of a lattice, by SimpleITK alone."""
+    """Give an image the header of a grid, by SimpleITK alone."""
     image.SetSpacing(grid.spacing)
     image.SetOrigin(grid.origin)
     image.SetDirection(grid.direction)
@@ -102,6 +102,6 @@ def smooth_displacement(shape: tuple[int, ...], voxels: float = 1.0, dtype=torch
 
 
 def random_points(grid: Grid, count: int = 200, margin: float = 0.0, seed: int = 0) -> np.ndarray:
-    """Physical points inside a lattice (`margin` < 0: also that many voxels outside)."""
+    """Physical points inside a grid (`margin` < 0: also that many voxels outside)."""
     index = np.random.default_rng(seed).uniform(margin, np.array(grid.size) - 1 - margin, (count, grid.dimension))
     return grid.physical(index)

@@ -22,7 +22,7 @@ def intensity(points: np.ndarray) -> np.ndarray:
 
 
 def head(grid: Grid, to_head: Transform | None = None) -> Volume:
-    """The head on a lattice; `to_head` maps the lattice's points to the head's."""
+    """The head on a grid; `to_head` maps the grid's points to the head's."""
     index = np.stack(np.meshgrid(*[np.arange(n) for n in grid.shape], indexing="ij"), axis=-1)
     points = grid.physical(index.reshape(-1, grid.dimension)[:, ::-1])
     points = points if to_head is None else to_head.map_points(points)
@@ -30,7 +30,7 @@ def head(grid: Grid, to_head: Transform | None = None) -> Volume:
 
 
 def centred(shape: tuple[int, ...], spacing: tuple[float, ...], cosines: np.ndarray | None = None) -> Grid:
-    """A lattice (shape in tensor order, spacing in index order) whose middle is the physical origin."""
+    """A grid (shape in tensor order, spacing in index order) whose middle is the physical origin."""
     d = len(shape)
     cosines = np.eye(d) if cosines is None else cosines
     grid = Grid(tuple(shape)[::-1], spacing, (0.0,) * d, tuple(cosines.ravel().tolist()))

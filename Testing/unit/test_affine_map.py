@@ -56,7 +56,7 @@ def test_composition_follows_the_displacements(shape: tuple[int, ...]) -> None:
     new, old = random_affine(len(shape), size=0.05), random_affine(len(shape), size=0.05).flip(0)
     u_new, u_old = (affine_displacement(a, shape) for a in (new, old))
     assert u_new.abs().max() < 2
-    inside = (..., *[slice(2, -2)] * len(shape))  # there nothing leaves the lattice: linear interpolation is exact
+    inside = (..., *[slice(2, -2)] * len(shape))  # there nothing leaves the grid: linear interpolation is exact
     expected = affine_displacement(compose_affine(new, old), shape)
     torch.testing.assert_close(spatial.compose(u_new, u_old)[inside], expected[inside])
 

@@ -21,7 +21,7 @@ def biased(bias: float):
     return method
 
 
-def test_levels_compose_and_scale_with_their_lattices():
+def test_levels_compose_and_scale_with_their_grids():
     steps = list(biased(0.5).steps(FIXED, MOVING))
     assert [tuple(s.values.shape[2:]) for s in steps] == [(3, 2), (5, 3), (9, 5), (17, 9), (33, 18)]
     expected = 0.0

@@ -87,7 +87,7 @@ def test_mean_length_is_the_mean_of_the_lengths():
         torch.zeros(1, 2), torch.tensor([[0.1, 0.2]]), torch.tensor([[0.4]]), torch.tensor([[0.3, 0.4]])
     )
     unit = torch.tensor([50.0, 20.0])
-    # Corner voxels stand for half a voxel: on a fine lattice that hardly matters.
+    # Corner voxels stand for half a voxel: on a fine grid that hardly matters.
     field = gaussian.displacement((401, 401)) * unit.view(1, 2, 1, 1)
     assert gaussian.mean_length(unit).item() == pytest.approx(field.norm(dim=1).mean().item(), rel=0.01)
 

@@ -32,7 +32,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def restless(batch: int, shape: tuple[int, ...]) -> Tensor:
-    """Displacements that leave the lattice on every side and hit no voxel's centre."""
+    """Displacements that leave the grid on every side and hit no voxel's centre."""
     return 6 * random(batch, 3, *shape, seed=7) - 3
 
 

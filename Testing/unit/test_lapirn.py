@@ -1,4 +1,4 @@
-"""LapIRN's own facts: its levels add, on lattices of their own, and none reaches further than it may."""
+"""LapIRN's own facts: its levels add, on grids of their own, and none reaches further than it may."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ PAIR = {2: (torch.rand(1, 1, 25, 18), torch.rand(1, 1, 25, 18)), 3: (torch.rand(
 
 
 @pytest.mark.parametrize("dimension", [2, 3])
-def test_levels_live_on_their_own_lattices(dimension):
+def test_levels_live_on_their_own_grids(dimension):
     fixed, moving = PAIR[dimension]
     shapes = [tuple(step.values.shape[2:]) for step in methods.create("lapirn", dimension).steps(fixed, moving)]
     halved = [-(-n // 2) for n in fixed.shape[2:]]

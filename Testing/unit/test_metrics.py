@@ -136,11 +136,11 @@ def smooth_field(grid: Grid, amplitude: float = 1.5) -> DisplacementField:
     return DisplacementField(amplitude * smooth / smooth.abs().mean(), grid)
 
 
-def test_folding_equals_simpleitk_on_an_oblique_lattice():
+def test_folding_equals_simpleitk_on_an_oblique_grid():
     grid = Grid((14, 12, 10), (1.5, 0.8, 2.5), (3, -4, 5), (0.6, 0.8, 0, -0.8, 0.6, 0, 0, 0, 1))
     field = smooth_field(grid, amplitude=2.5)
     image = sitk.Cast(field.to_image(), sitk.sitkVectorFloat64)
-    # ITK's filter takes vectors along the axes of the lattice, and leaves the border to its own rule
+    # ITK's filter takes vectors along the axes of the grid, and leaves the border to its own rule
     along = sitk.GetArrayFromImage(image) @ grid.cosines
     turned = sitk.GetImageFromArray(along, isVector=True)
     turned.SetSpacing(grid.spacing)

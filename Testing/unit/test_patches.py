@@ -8,7 +8,7 @@ from RecurrentRegistrationLib.layers.patches import Patches
 
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.6])
 @pytest.mark.parametrize(("shape", "count", "multiple"), [((17, 30), 2, 8), ((9, 12, 23), 3, 2), ((5, 6), 1, 8)])
-def test_joined_patches_are_the_lattice(shape, count, multiple, overlap):
+def test_joined_patches_are_the_grid(shape, count, multiple, overlap):
     values = torch.rand(2, 3, *shape)
     patches = Patches(shape, count, overlap=overlap, multiple=multiple)
     cut = patches.cut(values)

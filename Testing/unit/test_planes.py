@@ -1,4 +1,4 @@
-"""Views through a lattice lie where the image lies, and their letters tell the truth."""
+"""Views through a grid lie where the image lies, and their letters tell the truth."""
 
 from __future__ import annotations
 

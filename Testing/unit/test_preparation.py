@@ -44,7 +44,7 @@ def test_in_the_plane():
     assert spread(found) == pytest.approx([0, 0.25 * (2.5**2 - 1)], rel=0.02, abs=1e-6)
 
 
-def test_what_is_smoothed_already_is_not_smoothed_again_for_a_coarser_lattice():
+def test_what_is_smoothed_already_is_not_smoothed_again_for_a_coarser_grid():
     grid, coarse = centred((33, 33, 33), (1.0, 1.0, 1.0)), centred((17, 17, 17), (3.0, 3.0, 3.0))
     once = antialiased(impulse(grid).values, grid, coarse)
     for spacing in ((3.0, 3.0, 3.0), (1.0, 1.0, 3.0), (1.0, 2.0, 1.0)):

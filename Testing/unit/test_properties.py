@@ -1,4 +1,4 @@
-"""What must hold for any lattice, any displacement and any map: properties, tried on random examples."""
+"""What must hold for any grid, any displacement and any map: properties, tried on random examples."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ dimensions = st.sampled_from([2, 3])
 
 @st.composite
 def orthogonal_grids(draw, dimension=dimensions) -> Grid:
-    """A lattice of any size, spacing, origin, orientation and handedness."""
+    """A grid of any size, spacing, origin, orientation and handedness."""
     d = draw(dimension)
     rng = np.random.default_rng(draw(seeds))
     cosines, _ = np.linalg.qr(rng.normal(size=(d, d)))

@@ -1,4 +1,4 @@
-"""RAN: published sizes, variants, the lattices of its steps, both directions."""
+"""RAN: published sizes, variants, the grids of its steps, both directions."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_more_steps_than_levels_are_refused():
 
 @pytest.mark.parametrize("shape", [(11, 16), (9, 14, 11)])
 @pytest.mark.parametrize("scale", [1, 2, 4])
-def test_pooled_lattices_are_laid_over_the_image(shape, scale):
+def test_pooled_grids_are_laid_over_the_image(shape, scale):
     """A displacement linear in the image's voxels, written at the centres of pooled voxels, comes back as it was."""
     dimension = len(shape)
     pooled = [-(-n // scale) + 2 for n in shape]  # padding reaches further than the image
@@ -106,7 +106,7 @@ def test_pooled_lattices_are_laid_over_the_image(shape, scale):
     values = on_extent(slopes * centres.unsqueeze(0) / scale, scale, shape)
     step = Turn(1, "", values, shape)
     voxels = torch.stack(torch.meshgrid(*[torch.arange(float(n)) for n in shape], indexing="ij"))
-    # Outside the outermost centres the pooled lattice knows nothing: its edge values go on there.
+    # Outside the outermost centres the pooled grid knows nothing: its edge values go on there.
     inside = (..., *[slice(scale + 1, None)] * dimension)
     expected = (slopes * voxels).expand(1, -1, *shape)
     torch.testing.assert_close(step.displacement[inside], expected[inside], atol=1e-4, rtol=0)

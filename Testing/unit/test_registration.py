@@ -137,7 +137,7 @@ def test_a_coarse_method_is_refined_as_finely_as_the_images_allow(tmp_path, monk
     assert max(coarse.spacing) == 6.0
     assert max(run.last.field.grid.spacing) < 2.2
     assert np.allclose(run.last.field.grid.corners(), coarse.corners())
-    assert stages == {"1/2", "full"}  # the levels between the method's lattice and the finest
+    assert stages == {"1/2", "full"}  # the levels between the method's grid and the finest
     assert len(refined) == 40
     assert np.allclose(last.transform.map_points(points), moved, atol=1e-4)  # earlier steps stay what they were
     assert error_mm(run.result().transform, points, targets) < 0.5 * error_mm(last.transform, points, targets)
@@ -155,7 +155,7 @@ def test_a_coarse_method_goes_on_where_it_was_before_a_refinement(tmp_path, monk
 
 
 def in_a_wide_field(spacing: tuple[float, ...]) -> tuple[Volume, Volume, Grid]:
-    """A head and the same head turned and stretched, small in a field of view, and its lattice."""
+    """A head and the same head turned and stretched, small in a field of view, and its grid."""
     d = len(spacing)
     grid = centred((72,) * d, spacing)
     matrix = np.eye(d + 1)
@@ -177,7 +177,7 @@ def test_an_affine_method_gives_an_affine_map(spacing):
     options = Options("affine-opt", initial="none", linear="none", steps=24)
     run = start(fixed, moving, options=options)
     steps = list(run)
-    assert run.plan.grid.size != grid.size  # the working lattice does not cover the image
+    assert run.plan.grid.size != grid.size  # the working grid does not cover the image
     for step in (steps[0], steps[-1], kept(steps[11])):
         transform = step.transform
         assert [type(part) for part in transform.parts] == [Affine]
@@ -261,7 +261,7 @@ def test_a_named_start_holds_without_a_linear_stage(initial):
     assert np.allclose(moved, np.subtract(far.origin, grid.origin), atol=2.0)
 
 
-def test_a_small_memory_gives_a_coarser_lattice_and_says_so():
+def test_a_small_memory_gives_a_coarser_grid_and_says_so():
     fixed, moving, _, _ = made_pair((64, 66, 60))
     plenty = start(fixed, moving, options=FAST)
     need = plenty.plan.estimated_bytes()

@@ -21,7 +21,7 @@ def written(name: str, path) -> DisplacementField:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_itk_reads_every_frame_on_the_lattice(tmp_path, name):
+def test_itk_reads_every_frame_on_the_grid(tmp_path, name):
     field = written(name, tmp_path / "steps.seq.nrrd")
     image = sitk.ReadImage(str(tmp_path / "steps.seq.nrrd"))
     d = field.dimension
@@ -58,7 +58,7 @@ def test_slicer_reads_transforms_from_parent(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", GRIDS)
-def test_a_coarser_lattice_ends_where_the_image_ends(name):
+def test_a_coarser_grid_ends_where_the_image_ends(name):
     grid = GRIDS[name]
     coarse = coarsened(grid, 5)
     assert max(coarse.size) <= 6

@@ -42,8 +42,8 @@ def test_analytic_is_autograd_of_the_squared_error(shape, masked):
 
 @pytest.mark.parametrize("gradient", ALL)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_edge_of_the_lattice_is_no_edge_of_the_image(gradient, shape):
-    """Where a displacement leads beyond the lattice, an image without contrast still has none."""
+def test_the_edge_of_the_grid_is_no_edge_of_the_image(gradient, shape):
+    """Where a displacement leads beyond the grid, an image without contrast still has none."""
     fixed, _, displacement, _ = case(shape)
     found = gradient(fixed, torch.full_like(fixed, 0.7), 3 * displacement)
     torch.testing.assert_close(found, torch.zeros_like(found), atol=1e-4, rtol=0)

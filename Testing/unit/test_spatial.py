@@ -1,4 +1,4 @@
-"""Sampling, composing, inverting, integrating and differentiating displacements, on lattices that are not cubes."""
+"""Sampling, composing, inverting, integrating and differentiating displacements, on grids that are not cubes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def linear_map(shape, matrix, shift) -> torch.Tensor:
 
 
 def inside(displacement: torch.Tensor, margin: float = 0.0) -> torch.Tensor:
-    """Where `p + u(p)` lies within the lattice."""
+    """Where `p + u(p)` lies within the grid."""
     shape = displacement.shape[2:]
     points = displacement + spatial.identity_grid(shape, dtype=displacement.dtype)
     last = torch.tensor(shape).view(1, -1, *[1] * len(shape)) - 1

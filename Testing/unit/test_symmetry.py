@@ -34,7 +34,7 @@ def test_affine_deviation_counts_matrix_and_shift() -> None:
 def test_displacements_that_undo_each_other_cost_nothing(shape: tuple[int, ...]) -> None:
     forward, backward = (affine_displacement(a, shape) for a in affine_and_inverse(len(shape)))
     undone = symmetry.map_symmetry(forward, backward)
-    # Only where the map leaves the lattice, whose border is repeated, something is left.
+    # Only where the map leaves the grid, whose border is repeated, something is left.
     assert undone < 0.02 * symmetry.map_symmetry(forward, torch.zeros_like(backward))
 
 

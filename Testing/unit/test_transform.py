@@ -1,4 +1,4 @@
-"""Transforms against SimpleITK, to 1e-3 mm, on every awkward lattice."""
+"""Transforms against SimpleITK, to 1e-3 mm, on every awkward grid."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MILLIMETRES = 1e-3
 
 
 def small_affine(grid: Grid) -> Affine:
-    """A shear, a scaling and a shift about the middle of a lattice."""
+    """A shear, a scaling and a shift about the middle of a grid."""
     d = grid.dimension
     matrix = np.eye(d + 1)
     matrix[:d, :d] += 0.05 * np.array([[1, -0.7, 0.4], [0.5, -1, 0.3], [-0.2, 0.6, 0.8]])[:d, :d]
@@ -31,7 +31,7 @@ def chain(fixed: Grid, moving: Grid) -> Transform:
 
 
 def spline(grid: Grid, order: int = 3, millimetres: float = 4.0) -> sitk.BSplineTransform:
-    """A B-spline over about the middle of a lattice, as other programs leave it behind."""
+    """A B-spline over about the middle of a grid, as other programs leave it behind."""
     inner = placed(sitk.GetImageFromArray(np.zeros([n - 3 for n in grid.shape])), grid)
     inner.SetOrigin(grid.physical([1.4] * grid.dimension).tolist())
     transform = sitk.BSplineTransformInitializer(inner, [3, 4, 2][: grid.dimension], order)
@@ -49,7 +49,7 @@ def interior(grid: Grid, margin: int = 1) -> tuple[slice, ...]:
 
 
 def holds(grid: Grid, points: np.ndarray, margin: float = 0.0) -> np.ndarray:
-    """Which points lie between the centres of a lattice's outer voxels, `margin` voxels further in."""
+    """Which points lie between the centres of a grid's outer voxels, `margin` voxels further in."""
     index = grid.index(points)
     return ((index >= margin) & (index <= np.array(grid.size) - 1 - margin)).all(axis=1)
 
@@ -120,7 +120,7 @@ class TestPoints:
         assert np.allclose(short.map_points(points), Transform(parts).map_points(points), atol=1e-6)
 
 
-class TestDisplacementOnALattice:
+class TestDisplacementOnAGrid:
     def test_agrees_with_itk_at_every_voxel(self, grids):
         fixed, moving = grids
         transform = chain(moving, fixed)
@@ -136,7 +136,7 @@ class TestDisplacementOnALattice:
         found = points + transform.displacement_on(fixed).millimetres()[0].reshape(fixed.dimension, -1).T.numpy()
         assert np.allclose(found, transform.map_points(points), atol=MILLIMETRES)
 
-    def test_stays_exact_far_from_the_origin_on_a_large_lattice(self):
+    def test_stays_exact_far_from_the_origin_on_a_large_grid(self):
         grid = Grid((400, 3, 3), (0.5, 1, 1), (-4000, 3000, 2500), tuple(GRIDS["oblique"].direction))
         affine = small_affine(grid)
         points = voxel_centres(grid)
@@ -157,7 +157,7 @@ class TestImages:
         assert inside.mean() > 0.4
         assert np.allclose(ours.numpy()[inside], by_itk[inside], atol=1e-4)
 
-    def test_our_sampling_of_another_lattice_is_itk_resampling(self, grids):
+    def test_our_sampling_of_another_grid_is_itk_resampling(self, grids):
         fixed, moving = grids
         transform = chain(fixed, moving)
         image = smooth_image(moving)
@@ -205,7 +205,7 @@ class TestFiles:
         assert np.allclose(by_itk, transform.map_points(points), atol=MILLIMETRES)
         assert np.allclose(Transform.read(tmp_path / f"u{ending}").map_points(points), by_itk, atol=MILLIMETRES)
 
-    def test_field_is_written_on_its_own_lattice_when_none_is_given(self, grid, tmp_path):
+    def test_field_is_written_on_its_own_grid_when_none_is_given(self, grid, tmp_path):
         Transform((smooth_field(grid),)).write(tmp_path / "u.nrrd")
         assert Grid.of(sitk.ReadImage(str(tmp_path / "u.nrrd"))).almost_equal(grid)
 
@@ -247,10 +247,10 @@ class TestFiles:
 
     @pytest.mark.parametrize("kind", ["GaussianExponentialDiffeomorphicTransform", "ThinPlateSplineKernelTransform"])
     def test_other_kinds_are_refused_with_a_way_out(self, kind, tmp_path):
-        lattice = " ".join(map(str, [4, 4, 4, 0, 0, 0, 1, 1, 1, *np.eye(3, dtype=int).ravel()]))
+        grid = " ".join(map(str, [4, 4, 4, 0, 0, 0, 1, 1, 1, *np.eye(3, dtype=int).ravel()]))
         (tmp_path / "t.tfm").write_text(
             f"#Insight Transform File V1.0\n#Transform 0\nTransform: {kind}_double_3_3\n"
-            f"Parameters: {'0.5 ' * 192}\nFixedParameters: {lattice}\n",
+            f"Parameters: {'0.5 ' * 192}\nFixedParameters: {grid}\n",
             encoding="utf-8",
         )
         with pytest.raises(InputError, match=r"t\.tfm cannot be read.*B-splines.*displacement image.*Slicer"):
@@ -270,7 +270,7 @@ class TestFiles:
     def test_bad_names_are_refused(self, tmp_path):
         with pytest.raises(InputError, match="ends in neither"):
             Transform(()).write(tmp_path / "t.xyz")
-        with pytest.raises(InputError, match="no lattice"):
+        with pytest.raises(InputError, match="no grid"):
             Transform((small_affine(GRIDS["regular"]),)).write(tmp_path / "t.nrrd")
         assert not list(tmp_path.iterdir())
 
@@ -299,7 +299,7 @@ class TestBSpline:
         again = sitk.ReadTransform(str(tmp_path / f"ours{ending}"))
         assert np.allclose(by_sitk(again, points), by_sitk(composite, points), atol=MILLIMETRES)
 
-    def test_its_displacement_on_a_lattice_is_that_of_itk(self, grids):
+    def test_its_displacement_on_a_grid_is_that_of_itk(self, grids):
         fixed, moving = grids
         itk = sitk.CompositeTransform([small_affine(fixed).to_sitk(), spline(moving)])
         expected = sitk.GetArrayFromImage(
@@ -316,13 +316,13 @@ class TestBSpline:
         back = transform.inverse().map_points(transform.map_points(points))
         assert np.linalg.norm(back - points, axis=1).max() < 0.02
 
-    def test_a_fine_mesh_is_inverted_on_a_lattice_that_fits_into_memory(self):
+    def test_a_fine_mesh_is_inverted_on_a_grid_that_fits_into_memory(self):
         coefficients = DisplacementField.zero(Grid.regular((403, 303), 0.5))
         (inverse,) = Transform((BSpline(coefficients, 3),)).inverse().parts
         assert inverse.grid.size == (601, 801)
 
-    def test_has_no_lattice_to_be_written_on(self, tmp_path):
-        with pytest.raises(InputError, match="no lattice"):
+    def test_has_no_grid_to_be_written_on(self, tmp_path):
+        with pytest.raises(InputError, match="no grid"):
             Transform.from_sitk(spline(GRIDS["regular"])).write(tmp_path / "u.nrrd")
 
 
@@ -342,15 +342,15 @@ class TestInverse:
         mapped = transform.map_points(points)
         assert np.linalg.norm(transform.inverse().map_points(mapped) - points, axis=1).max() < 0.01
 
-    def test_its_displacement_on_a_lattice_is_as_exact(self, grid):
+    def test_its_displacement_on_a_grid_is_as_exact(self, grid):
         transform = Transform((smooth_field(grid, 1.0), small_affine(grid)))
         inverse = transform.inverse()
-        lattice = grid.resampled([1.7 * s for s in grid.spacing])
-        centres = voxel_centres(lattice)
-        found = inverse.displacement_on(lattice).map_points(centres)
+        coarse = grid.resampled([1.7 * s for s in grid.spacing])
+        centres = voxel_centres(coarse)
+        found = inverse.displacement_on(coarse).map_points(centres)
         assert np.allclose(found, inverse.map_points(centres), atol=2e-3)
 
-    def test_points_that_were_moved_off_the_lattice_come_home(self, grid):
+    def test_points_that_were_moved_off_the_grid_come_home(self, grid):
         far = Transform((DisplacementField(torch.full((1, grid.dimension, *grid.shape), 3.0), grid),))
         points = random_points(grid, margin=1)
         assert np.allclose(far.inverse().map_points(far.map_points(points)), points, atol=1e-2)
@@ -366,13 +366,13 @@ class TestInverse:
 
 
 class TestJacobian:
-    def test_affine_is_its_determinant_on_any_lattice(self, grid):
+    def test_affine_is_its_determinant_on_any_grid(self, grid):
         affine = small_affine(grid)
         found = Transform((affine,)).jacobian_determinant(grid)
         assert found.shape == (1, 1, *grid.shape)
         assert np.allclose(found, np.linalg.det(affine.matrix), atol=1e-4)
 
-    def test_flipped_map_is_negative_on_any_lattice(self, grid):
+    def test_flipped_map_is_negative_on_any_grid(self, grid):
         mirror = np.eye(grid.dimension + 1)
         mirror[0, 0], mirror[0, -1] = -1, 2 * grid.centre[0]
         assert np.allclose(Transform((Affine(mirror),)).jacobian_determinant(grid), -1, atol=1e-4)

@@ -1,4 +1,4 @@
-"""Lattices and images: geometry as ITK has it, and every way a file can be bad."""
+"""Grids and images: geometry as ITK has it, and every way a file can be bad."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class TestGrid:
             ({"size": (3, 0, 3)}, "no voxel"),
         ],
     )
-    def test_a_lattice_that_cannot_be_is_refused(self, change, sentence):
+    def test_a_grid_that_cannot_be_is_refused(self, change, sentence):
         with pytest.raises(InputError, match=sentence):
             dataclasses.replace(Grid.regular((3, 3, 3)), **change)
 
@@ -147,7 +147,7 @@ class TestVolume:
             Volume(np.zeros((1, 3, 3, 3)), Grid.regular((3, 3, 4)))
 
     @pytest.mark.parametrize("interpolation", ["linear", "nearest", "label", "bspline"])
-    def test_resampled_onto_another_lattice_stays_in_place(self, grids, interpolation):
+    def test_resampled_onto_another_grid_stays_in_place(self, grids, interpolation):
         fixed, moving = grids
         volume = Volume.from_sitk(smooth_image(moving))
         if interpolation == "label":

@@ -120,7 +120,7 @@ def test_momentum_in_the_unit_cube_gives_a_velocity_in_voxels() -> None:
 
 def test_clamp_acts_where_it_must_and_says_how_often() -> None:
     momentum = torch.zeros(2, 2, 32, 32, dtype=torch.float64)
-    momentum[1, 0] = 1.0  # 31 voxels of the lattice along one axis of two
+    momentum[1, 0] = 1.0  # 31 voxels of the grid along one axis of two
     start = torch.zeros_like(momentum)
     result, free = VSVF()(momentum, start), VSVF(clamp=False)(momentum, start)
     bound = 10 * 0.75 * 2 * math.sqrt(2) / 2

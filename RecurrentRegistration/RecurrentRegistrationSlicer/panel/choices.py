@@ -9,27 +9,27 @@ def fixedChoices() -> dict[str, tuple[str, dict[str, str]]]:
         "initialCombo": (
             "initial",
             {
-                "auto": _("search from any pose"),
-                "geometry": _("centre on centre"),
-                "moments": _("centres of mass"),
-                "none": _("as the volumes lie"),
+                "auto": _("Search all orientations"),
+                "geometry": _("Image centres"),
+                "moments": _("Centres of mass"),
+                "none": _("Positions in the scene"),
             },
         ),
         "linearCombo": (
             "linear",
-            {"affine": _("affine"), "rigid": _("rigid"), "none": _("none: the deformation alone")},
+            {"affine": _("Affine"), "rigid": _("Rigid"), "none": _("None: deformation only")},
         ),
         "transformCombo": (
             "transform",
             {
-                "composite": _("linear part and displacement grid"),
-                "grid": _("one displacement grid"),
-                "none": _("no transform"),
+                "composite": _("Linear part and displacement grid"),
+                "grid": _("One displacement grid"),
+                "none": _("No transform"),
             },
         ),
         "interpolationCombo": (
             "interpolation",
-            {"linear": _("linear"), "nearest": _("nearest voxel"), "bspline": _("cubic B-spline")},
+            {"linear": _("Linear"), "nearest": _("Nearest neighbour"), "bspline": _("Cubic B-spline")},
         ),
     }
 

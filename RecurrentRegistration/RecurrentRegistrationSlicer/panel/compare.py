@@ -14,10 +14,10 @@ class CompareSection:
         self._panel, ui = panel, panel.ui
         self._shown = ""
         names = {
-            "": _("one over the other"),
-            "checkerboard": _("checkerboard"),
-            "difference": _("difference"),
-            SIDE_BY_SIDE: _("side by side"),
+            "": _("Overlay"),
+            "checkerboard": _("Checkerboard"),
+            "difference": _("Difference"),
+            SIDE_BY_SIDE: _("Side by side"),
         }
         for name, text in names.items():
             ui.compareCombo.addItem(text, name)

@@ -27,13 +27,13 @@ class MethodSection:
     def update(self) -> None:
         """Bring the section up to date."""
         logic, parameters, ui = self._panel.logic, self._panel.parameters, self._panel.ui
-        self._preset.offer({"auto": _("recognise them")} | dict(logic.presets))
-        without = {"auto": _("best on this computer"), "none": _("linear alignment only")}
+        self._preset.offer({"auto": _("Detect automatically")} | dict(logic.presets))
+        without = {"auto": _("Automatic (training-free)"), "none": _("Linear alignment only")}
         self._method.offer(without | {m["name"]: m["title"] for m in logic.methods})
-        self._device.offer({"auto": _("the fastest")} | {d["name"]: deviceText(d) for d in logic.devices})
+        self._device.offer({"auto": _("Fastest available")} | {d["name"]: deviceText(d) for d in logic.devices})
         card = next((m for m in logic.methods if parameters is not None and m["name"] == parameters.method), None)
         trained = card is not None and card["trained"]
-        self._weights.offer({"": _("choose")} | {name: name for name in (weightsOf(card["name"]) if trained else ())})
+        self._weights.offer({"": _("Choose…")} | {name: name for name in (weightsOf(card["name"]) if trained else ())})
         ui.weightsCombo.enabled = trained
         for choice in (self._preset, self._method, self._device, self._weights):
             choice.update()

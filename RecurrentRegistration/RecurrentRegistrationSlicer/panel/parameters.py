@@ -97,4 +97,6 @@ def background(parameters) -> float | None:
     try:
         return float(text)
     except ValueError as error:
-        raise RegistrationError(f"The background '{text}' is no number: give one, or leave it empty.") from error
+        raise RegistrationError(
+            f"The background '{text}' is not a number: give a number, or leave it empty."
+        ) from error

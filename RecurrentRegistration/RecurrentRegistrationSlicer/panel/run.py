@@ -22,9 +22,9 @@ class RunSection:
         """What forbids a run as one sentence; empty where nothing does."""
         parameters = self._panel.parameters
         if not self.ready:
-            return _("PyTorch is not installed yet: open Setup below and install what is missing.")
+            return _("PyTorch is not installed yet: open Setup below and install the missing packages.")
         if parameters is None:
-            return _("There is no scene: load two volumes.")
+            return _("The scene is empty: load two volumes.")
         return checks.problem(parameters.fixedVolume, parameters.movingVolume, **inputs(parameters)) or ""
 
     def update(self) -> None:
@@ -110,7 +110,7 @@ def statusText(run) -> str:
     """How a run stands, as one sentence."""
     states = {
         "starting": _("The worker process is starting."),
-        "running": _("The volumes are being registered: the steps can be watched below."),
+        "running": _("Registration in progress: watch the steps below."),
         "stopped": _("Stopped: every step so far can be shown, continued and accepted."),
         "done": _("Done: look at the steps, and accept one."),
         "restored": _("An earlier registration: its steps can be shown and accepted."),
@@ -129,16 +129,16 @@ def statusText(run) -> str:
 def removedText(event: dict) -> str:
     """Why a run is over, and what is left of it."""
     if event["closed"]:
-        return _("The registration was taken back: the scene was closed.")
+        return _("The registration was reverted because the scene was closed.")
     if not event["deleted"]:
         return _("The registration was removed from the scene.")
     if event["accepted"]:
-        return _("One of its volumes was deleted: the registration is over, its result stays in the scene.")
-    return _("One of its volumes was deleted: the registration was taken back.")
+        return _("One of its volumes was deleted: the registration has ended, and its result stays in the scene.")
+    return _("One of its volumes was deleted: the registration was reverted.")
 
 
 def revertedText(event: dict) -> str:
     """What is as it was."""
     if event["changed"]:
-        return _("The registration was taken back; its moving volume was changed since, and stays as it is.")
+        return _("The registration was reverted; its moving volume has been changed since and stays as it is.")
     return _("The scene is as it was before the registration.")

@@ -24,7 +24,7 @@ class SetupSection:
         ui = self._panel.ui
         parts = setup.status()
         lines = [f"{'✓' if part.ok else '✗'} <b>{part.name}</b>: {part.text}" for part in parts]
-        folder = _("Folder of the weights: {folder}").format(folder=setup.weightsFolder())
+        folder = _("Weights folder: {folder}").format(folder=setup.weightsFolder())
         problem = [f"<b>{self._problem}</b>"] if self._problem else []
         ui.setupLabel.text = "<br>".join([*lines, folder, *problem])
         ui.installButton.enabled = bool(setup.missing())

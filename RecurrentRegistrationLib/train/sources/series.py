@@ -84,7 +84,7 @@ def read_frame(name: str) -> Volume:
 
 @functools.lru_cache(maxsize=4)
 def read_series(path: str) -> tuple[np.ndarray, Grid]:
-    """Frames `[T, slices, *S]` and the 2D lattice of a frame."""
+    """Frames `[T, slices, *S]` and the 2D grid of a frame."""
     volumes = Volume.read_sequence(path)
     grid = volumes[0].grid
     if grid.dimension != 3:
