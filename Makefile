@@ -38,7 +38,7 @@ lint: .venv/.ready  ## style, types and layers
 	$(BIN)/mypy --no-error-summary
 	$(BIN)/lint-imports --no-logo
 
-format: .venv/.ready  ## mend the style
+format: .venv/.ready  ## fix the style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 

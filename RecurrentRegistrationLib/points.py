@@ -73,7 +73,7 @@ def read_points(path: str | Path, grid: Grid | None = None) -> Points:
     if positions.ndim != 2 or positions.shape[1] not in (2, 3):
         raise InputError(f"{path} holds no landmarks of two or three coordinates.")
     if not np.isfinite(positions).all():
-        raise InputError(f"{path} holds a coordinate that is no finite number: remove that landmark.")
+        raise InputError(f"{path} holds a coordinate that is not a finite number: remove that landmark.")
     return Points(_to_lps(positions, system, grid, path), tuple(labels))
 
 

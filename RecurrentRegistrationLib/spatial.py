@@ -339,7 +339,7 @@ def _filter(image: Tensor, taps: Tensor, axis: int) -> Tensor:
 def remove_folding(displacement: Tensor, *, minimum: float = 0.01, rounds: int = 60) -> Tensor:
     """Smooth a displacement around its foldings until every Jacobian determinant is above `minimum`.
 
-    Nothing changes where there is nothing to mend. The neighbourhood that is smoothed grows with the rounds.
+    Nothing changes where nothing is folded. The neighbourhood that is smoothed grows with the rounds.
     """
     for attempt in range(rounds):
         folded = (jacobian_determinant(displacement) <= minimum).to(displacement.dtype)

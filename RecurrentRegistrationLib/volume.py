@@ -57,11 +57,11 @@ class Grid:
         if d not in (2, 3) or {len(self.spacing), len(self.origin)} != {d} or len(self.direction) != d * d:
             raise InputError("A grid needs size, spacing, origin and direction of one dimension, 2 or 3.")
         if not all(math.isfinite(s) and s > 0 for s in self.spacing):
-            raise InputError(f"The voxel spacing {self.spacing} must be positive along every axis: mend the header.")
+            raise InputError(f"The voxel spacing {self.spacing} must be positive along every axis: correct the header.")
         if not all(map(math.isfinite, self.origin)):
-            raise InputError(f"The origin {self.origin} is no point: mend the header.")
+            raise InputError(f"The origin {self.origin} is not a point: correct the header.")
         if not np.isfinite(self.cosines).all() or abs(np.linalg.det(self.cosines)) < 1e-3:
-            raise InputError("The direction matrix of the image is singular: mend the header.")
+            raise InputError("The direction matrix of the image is singular: correct the header.")
         if min(self.size) < 1:
             raise InputError(f"A grid of size {self.size} holds no voxel.")
 
@@ -231,7 +231,7 @@ class Volume:
         DICOM series, `FOLDER#UID#3` both. A photograph in colour becomes grey, with a warning.
 
         Raises:
-            InputError: there is no such file, it is no image, or not one scalar image of 2 or 3 dimensions.
+            InputError: there is no such file, it is not an image, or not one scalar image of 2 or 3 dimensions.
         """
         file, part = split_part(path)
         if file.is_dir() or (file.exists() and dicom.is_dicom(file)):
@@ -259,7 +259,7 @@ class Volume:
         """Read a 4D image, or DICOM with several volumes, as one volume for each; any other gives a list of one.
 
         Raises:
-            InputError: there is no such file, it is no image, or not one of scalar frames.
+            InputError: there is no such file, it is not an image, or not one of scalar frames.
         """
         file, part = split_part(path)
         if file.is_dir() or (file.exists() and dicom.is_dicom(file)):
@@ -336,7 +336,7 @@ def _rounded(values: np.ndarray, kind: int) -> np.ndarray:
     """Float64 values as the nearest numbers that a whole SimpleITK type holds; changed in place."""
     dtype = sitk.GetArrayViewFromImage(sitk.Image([1, 1], kind)).dtype
     limits = np.iinfo(dtype)
-    highest = np.nextafter(float(limits.max) + 1, 0)  # 2^63 - 1 is no float
+    highest = np.nextafter(float(limits.max) + 1, 0)  # 2^63 - 1 is not a float
     values = np.asarray(values, dtype=float)
     return np.clip(np.rint(values, out=values), float(limits.min), highest, out=values).astype(dtype)
 
@@ -417,7 +417,7 @@ def _read_file(file: Path) -> sitk.Image:
             image = sitk.ReadImage(str(file))
     except RuntimeError as error:
         if "spacing" in str(error).lower():
-            raise InputError(f"{file} has a voxel spacing that is not positive: mend its header.") from error
+            raise InputError(f"{file} has a voxel spacing that is not positive: correct its header.") from error
         raise InputError(f"{file} cannot be read as an image: it is damaged or of another format.") from error
     headers.check(file)
     return headers.place(image, file)

@@ -55,7 +55,7 @@ from RecurrentRegistrationLib.io import yamls
 
 OURS = "ours"
 SETTINGS = ("accuracy", "against", "repeats", "threads", "timeout", "operations", "uncertainty", "motion")
-PLAIN = ("name", "modality", "initial", "settings")  # entries of a pair that are no files
+PLAIN = ("name", "modality", "initial", "settings")  # entries of a pair that are not files
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def _content(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise InputError(f"There is no manifest {path}.") from error
     except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         why = f" ({error})" if type(error) is ValueError else ""
-        raise InputError(f"{path} is no manifest: it needs a name and pairs, as YAML{why}.") from error
+        raise InputError(f"{path} is not a manifest: it needs a name and pairs, as YAML{why}.") from error
     return content if found is None else {**_content(found, (*above, path.resolve())), **content}
 
 
@@ -208,7 +208,7 @@ def _parted(text: str) -> tuple[str, dict[str, Any]]:
     try:
         given = dict(option.split("=", 1) for option in options)
     except ValueError as error:
-        raise InputError(f"'{text}' is no method: write NAME:option=value.") from error
+        raise InputError(f"'{text}' is not a method: write NAME:option=value.") from error
     return name, {key: yaml.safe_load(value) for key, value in given.items()}
 
 

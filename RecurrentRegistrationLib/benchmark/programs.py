@@ -15,7 +15,7 @@ from RecurrentRegistrationLib.benchmark.manifest import OURS, Contender, Manifes
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.pipeline.run import Options
 
-HELPERS = ("common", "linear")  # files of the folder of peers that are no adapters
+HELPERS = ("common", "linear")  # files of the folder of peers that are not adapters
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""DICOM: which frames of which files make up a volume, where they lie, and what is no single volume.
+"""DICOM: which frames of which files make up a volume, where they lie, and what is not a single volume.
 
 Every frame says its own position, orientation, pixel spacing and rescale slope (PS3.3 C.7.6.2, C.7.6.16, C.11.1); none
 is taken for another's. Slices that are shifted evenly, by a tilted gantry for example, make a sheared grid: the true
@@ -97,7 +97,7 @@ def read(path: Path, part: str | None = None) -> sitk.Image:
     """The one volume of a file or a folder; `part` picks of several: "UID" a series, "2" a volume, "UID#2" both.
 
     Raises:
-        InputError: there is none, there are several, or its slices are no single volume.
+        InputError: there is none, there are several, or its slices are not a single volume.
     """
     number, found = _found(path, part)
     if len(found) == 1 and number in (None, 0):
@@ -173,7 +173,7 @@ def _of_folder(folder: Path) -> list[Plane]:
 
 
 def _of_file(file: Path) -> list[Plane]:
-    """The frames of a file; none where it is no image, a structured report or a directory for example."""
+    """The frames of a file; none where it is not an image, a structured report or a directory for example."""
     import pydicom  # here, as few images are DICOM
 
     try:
@@ -421,7 +421,7 @@ def _line(volume: Sequence[Plane]) -> tuple[np.ndarray, np.ndarray, float]:
 def _require_straight(volume: Sequence[Plane], name: str) -> None:
     _, step, off = _line(volume)
     if not np.isfinite(step).all():
-        raise InputError(f"{name} has a position that is no number: correct the header.")
+        raise InputError(f"{name} has a position that is not a number: correct the header.")
     if off <= min(OFF, 0.2 * float(np.linalg.norm(step))):
         return
     gaps = np.abs(np.diff([_normal(volume[0]) @ plane.position for plane in volume]))  # type: ignore[operator]
@@ -430,7 +430,7 @@ def _require_straight(volume: Sequence[Plane], name: str) -> None:
             f"{name} has slices that lie {gaps.min():g} to {gaps.max():g} mm apart: some are missing or damaged."
         )
     raise InputError(
-        f"{name} has slices that are shifted unevenly against each other, by up to {off:.2g} mm: they are no volume "
+        f"{name} has slices that are shifted unevenly against each other, by up to {off:.2g} mm: they are not a volume "
         "with straight axes; resample them onto even positions first."
     )
 

@@ -78,7 +78,7 @@ def is_nifti(file: Path) -> bool:
 
 def _require_positive(spacing: list[float], file: Path) -> None:
     if not all(s > 0 for s in spacing):
-        raise InputError(f"{file} has a voxel spacing that is not positive ({spacing}): mend its header.")
+        raise InputError(f"{file} has a voxel spacing that is not positive ({spacing}): correct its header.")
 
 
 def _fields(file: Path) -> dict[str, str]:
@@ -115,7 +115,9 @@ def _check_numbers(fields: dict[str, str], file: Path) -> None:
         if name in fields:
             words = fields[name].split()[: int(axes[0]) ** power]
             if len(words) < int(axes[0]) ** power or not all(_is_number(word) for word in words):
-                raise InputError(f"{file} has no {int(axes[0]) ** power} numbers in its field {name}: mend its header.")
+                raise InputError(
+                    f"{file} has no {int(axes[0]) ** power} numbers in its field {name}: correct its header."
+                )
 
 
 def _scale(image: sitk.Image, fields: dict[str, str], file: Path) -> list[str]:

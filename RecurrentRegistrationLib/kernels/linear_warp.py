@@ -40,7 +40,7 @@ def _start(matrix, axis, k, j):
 def _cut(low, high, start, step, size):
     """The part of a range of voxels where `start + step i` lies well between the first and the last of an axis."""
     near, far = np.float32(1e-3), np.float32(size) - np.float32(1.001)
-    if not (abs(start) < np.float32(1e9) and abs(step) < np.float32(1e6)):  # also what is no number
+    if not (abs(start) < np.float32(1e9) and abs(step) < np.float32(1e6)):  # also what is not a number
         return low, low
     if abs(step) < np.float32(1e-6):
         return (low, high) if start > near and start < far else (low, low)

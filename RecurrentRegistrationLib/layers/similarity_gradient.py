@@ -3,7 +3,7 @@
 Every function here is called with `(fixed, moving, displacement, weight=None, create_graph=False)`: images
 `[B, 1, *S]`, the displacement `[B, d, *S]` in voxels, `weight [B, 1, *S]` for how much each voxel counts. It returns
 `[B, d, *S]`: the derivative of each pair's own loss, times the number of voxels that count, so that its size does not
-depend on that of the image. The moving image goes on beyond the grid as at its edge, which is no edge to follow.
+depend on that of the image. The moving image goes on beyond the grid as at its edge, which is not an edge to follow.
 With `create_graph` the result can be differentiated again; otherwise it is a constant. All compute in float32, also
 under autocast, and also under inference mode.
 """
@@ -91,7 +91,7 @@ def gradient_of(similarity: Callable[[Tensor, Tensor, Tensor | None], Tensor]) -
 def common_weight(fixed_mask: Tensor | None, moving_mask: Tensor | None, displacement: Tensor) -> Tensor | None:
     """Where masks `[B, 1, *S]`, 0 to 1, both count once the moving one is warped; a constant, None where neither is.
 
-    The moving mask goes on beyond its edges, so that masks of everything are no masks.
+    The moving mask goes on beyond its edges, so that masks of everything are not masks.
     """
     if moving_mask is None:
         return fixed_mask

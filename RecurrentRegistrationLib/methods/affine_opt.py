@@ -55,7 +55,7 @@ class Compared(NamedTuple):
         warped = spatial.warp(self.moving, displacement)
         weight = self.fixed_mask
         if self.moving_mask is not None:
-            # Beyond the image its border goes on, so that a mask of everything is no mask.
+            # Beyond the image its border goes on, so that a mask of everything is not a mask.
             seen = spatial.warp(self.moving_mask, displacement.detach(), padding="border")
             weight = seen if weight is None else weight * seen
         return similarity(self.fixed, warped, weight)

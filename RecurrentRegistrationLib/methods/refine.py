@@ -3,8 +3,8 @@
 The displacement grows by composition. Each iteration takes the similarity's gradient at the warped image, smooths it
 (fluid regularity), scales it by Adam's moments, follows the small step and then the old displacement, and smooths the
 result (elastic regularity), from coarse to fine grids: the scheme of Avants et al. (Medical Image Analysis 2008)
-with the per-voxel adaptive step of Jena et al. (FireANTs, 2024). Small smooth steps that are composed do not fold; what
-interpolation folds all the same is mended.
+with the per-voxel adaptive step of Jena et al. (FireANTs, 2024). Small smooth steps that are composed do not fold; folds
+left by interpolation are removed.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ class Refine(Method):
     def _level(self, pair: Pair, scale: float) -> _Level:
         masks = [pair.fixed_mask, pair.moving_mask]
         if pair.moving_mask is not None and bool((pair.moving_mask > 0).all()):
-            masks[1] = None  # a mask of everything is no mask
+            masks[1] = None  # a mask of everything is not a mask
         describe = getattr(self.similarity, "describe", lambda image: image)
         with torch.inference_mode(False), torch.no_grad():
             images = [describe(_coarser(image.clone(), scale)) for image in (pair.fixed, pair.moving)]

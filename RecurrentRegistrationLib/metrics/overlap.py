@@ -11,7 +11,7 @@ def dice(fixed: np.ndarray, warped: np.ndarray, labels: Iterable[int] | None = N
     """Dice overlap `2 |X and Y| / (|X| + |Y|)` for each foreground label of two maps of one shape.
 
     A label that is absent from both maps is left out, one that is absent from one of them counts 0; the background, 0,
-    is no label.
+    is not a label.
 
     Args:
         fixed: integer labels of any shape.

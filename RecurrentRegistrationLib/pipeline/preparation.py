@@ -93,7 +93,7 @@ def blurred_like(image: Prepared, other: Grid) -> Prepared:
 
 
 def _coarsened(values: Tensor, grid: Grid, shown: Sequence[float], spacing: Sequence[float]) -> Tensor:
-    """From one spacing that is shown to a coarser one (both i, j, k; millimetres); the same where it is no coarser."""
+    """From one spacing that is shown to a coarser one (both i, j, k; millimetres); the same where it is not coarser."""
     sigmas = [
         0.5 * math.sqrt(max(coarse**2 - fine**2, 0.0)) / voxel
         for voxel, fine, coarse in zip(grid.spacing, shown, spacing, strict=True)

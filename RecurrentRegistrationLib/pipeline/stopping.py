@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-EQUAL = 1e-4  # similarities that are no different
+EQUAL = 1e-4  # similarities that are not different
 PATIENCE = 8  # steps that are given a chance
 TOLERANCE = 0.005  # of the gain so far: what they have to bring
 

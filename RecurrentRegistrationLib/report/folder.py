@@ -50,7 +50,7 @@ def result_folder(folder: str | Path) -> Iterator[Path]:
     temporary = folder.parent / f".{folder.name}.{secrets.token_hex(4)}"
     try:
         if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK)):
-            raise InputError(f"Cannot write into {folder}: it is no folder, or it may not be written.")
+            raise InputError(f"Cannot write into {folder}: it is not a folder, or it may not be written.")
         abandoned.clear(folder.parent, folder.name)
         temporary.mkdir(parents=True)
         with abandoned.held(temporary):

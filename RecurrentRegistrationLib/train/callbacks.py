@@ -15,7 +15,7 @@ from RecurrentRegistrationLib.pipeline import memory
 
 
 class StopOnNaN(Callback):
-    """Ends a training whose loss or gradient is no number, before the weights are touched, and keeps the batch."""
+    """Ends a training whose loss or gradient is not a number, before the weights are touched, and keeps the batch."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -40,7 +40,7 @@ class StopOnNaN(Callback):
         slopes = [p.grad.norm() for p in pl_module.parameters() if p.grad is not None]
         if slopes and not torch.stack(slopes).sum().isfinite():
             raise InputError(
-                f"The gradient is no number at step {trainer.global_step}: the batch is in {self._kept(trainer)}; "
+                f"The gradient is not a number at step {trainer.global_step}: the batch is in {self._kept(trainer)}; "
                 + self._way_out(trainer)
             )
 

@@ -35,7 +35,7 @@ def replaced(tree: Tree, folder: Path) -> Tree:
     """The same configuration on tiny made data of the same format, on one device.
 
     Raises:
-        InputError: it is no configuration of a training, or its data are of a format that is not made here.
+        InputError: it is not a configuration of a training, or its data are of a format that is not made here.
     """
     _check(tree)
     tree = copy.deepcopy(tree)
@@ -61,7 +61,7 @@ def _check(tree: Tree) -> None:
     for name in ("model", "data", "trainer"):
         if not isinstance(sections.get(name), dict):
             raise InputError(
-                f"This is no configuration of a training, with no settings '{name}': see training/README.md."
+                f"This is not a configuration of a training, with no settings '{name}': see training/README.md."
             )
 
 

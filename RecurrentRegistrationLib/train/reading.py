@@ -94,7 +94,7 @@ class Reader:
     def _volume(self, case: Case) -> Volume:
         volume = _read(case.image, orient=self.orient)
         if volume.array.shape[0] != 1 or volume.array.dtype.kind not in "uif":
-            raise InputError("it is no image of grey values.")
+            raise InputError("it is not a greyscale image.")
         if not np.isfinite(volume.array).all():
             raise InputError("it holds NaN or infinite values.")
         if volume.array.min() == volume.array.max():
@@ -167,7 +167,7 @@ def _annotation(name: str, image: Volume, grid: Grid, matrix: np.ndarray | None,
     if labels.grid.size != image.grid.size:
         raise InputError(f"{name} has {labels.grid.size} voxels, the image {image.grid.size}.")
     if labels.array.dtype.kind == "f" and not np.array_equal(labels.array, labels.array.round()):
-        raise InputError(f"{name} holds values that are no labels.")
+        raise InputError(f"{name} holds values that are not labels.")
     transform = sitk.AffineTransform(grid.dimension)
     if matrix is not None:
         transform.SetMatrix(matrix[:-1, :-1].ravel().tolist())

@@ -100,7 +100,7 @@ def train(work: Work) -> Path | None:
     None for a dry run.
 
     Raises:
-        InputError: the configuration or the data cannot be used, the loss is no number, or the disk is full.
+        InputError: the configuration or the data cannot be used, the loss is not a number, or the disk is full.
     """
     listed = configuration.stages(configuration.read(work.config))
     begun = any(any(work.output.rglob(name)) for name in (CHECKPOINT, WEIGHTS))

@@ -69,7 +69,7 @@ class Store:
         self.names = [name for name in self._places if name not in self.bad]
         for name, why in self.bad.items():
             if on_bad == "refuse":
-                way = "Mend it, or set data.init_args.on_bad to skip."
+                way = "Correct it, or set data.init_args.on_bad to skip."
                 raise InputError(f"The case {name} cannot be used: {why} {way}")
             log.warning("The case %s is left out: %s", name, why)
         if not self.names:

@@ -1,4 +1,4 @@
-"""Interrupt `register`, `series`, `benchmark` and `train` at random moments: what is left, what a later run mends.
+"""Interrupt `register`, `series`, `benchmark` and `train` at random moments: what is left, what a later run repairs.
 
     python Testing/benchmarks/interruptions.py [COUNT [SEED]]
 
@@ -74,7 +74,7 @@ def files(folder: Path) -> set[str]:
 
 
 def temporary(names: set[str]) -> set[str]:
-    """Names that are no results."""
+    """Names that are not results."""
     return {name for name in names if any(part.startswith(".") and part != ".lock" for part in Path(name).parts)}
 
 

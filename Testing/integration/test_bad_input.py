@@ -47,7 +47,7 @@ def written(image: sitk.Image, path: Path) -> Path:
 
 
 def text(path: Path) -> Path:
-    """A file that is no image."""
+    """A file that is not an image."""
     path.write_text("not an image at all\n" * 20, encoding="utf-8")
     return path
 

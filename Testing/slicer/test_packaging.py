@@ -21,7 +21,7 @@ ICONS = [ROOT / "Resources/Icons/RecurrentRegistration.png", MODULE / "Resources
 def tracked(folder: str) -> set[str]:
     """Files of a folder that git knows, relative to it."""
     if shutil.which("git") is None or not (ROOT / ".git").exists():
-        pytest.skip("this is no git checkout")
+        pytest.skip("this is not a git checkout")
     listed = subprocess.run(
         ["git", "ls-files", folder], cwd=ROOT, capture_output=True, encoding="utf-8", check=True
     ).stdout

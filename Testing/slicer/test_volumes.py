@@ -154,7 +154,7 @@ def test_what_is_wrong_with_the_inputs_is_said_at_once(scene):
         ((fixed, removed), {}, "no longer in the scene"),
         ((fixed, empty), {}, "is empty"),
         ((fixed, scene.AddNewNodeByClass("vtkMRMLSequenceNode", "Beating")), {}, "'Beating' is a sequence"),
-        ((scene.AddNewNodeByClass("vtkMRMLModelNode", "Bone"), moving), {}, "'Bone' is no volume"),
+        ((scene.AddNewNodeByClass("vtkMRMLModelNode", "Bone"), moving), {}, "'Bone' is not a volume"),
         ((fixed, constant), {}, "is constant"),
         ((fixed, broken), {}, "infinite"),
         ((fixed, colour), {}, "in colour"),

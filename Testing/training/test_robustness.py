@@ -49,7 +49,7 @@ def test_a_gradient_that_is_no_number_stops_before_the_weights_are_touched(
         return judged.warped.mean() + wrong
 
     monkeypatch.setitem(terms.TERMS, "mse", lambda: steep)
-    with pytest.raises(InputError, match=r"gradient is no number at step 3.*bad_batch_3_0\.pt"):
+    with pytest.raises(InputError, match=r"gradient is not a number at step 3.*bad_batch_3_0\.pt"):
         train(Work(write(), tmp_path / "out", save_every=1))
     kept = torch.load(tmp_path / "out" / "last.ckpt", weights_only=False)["state_dict"]
     assert all(value.isfinite().all() for value in kept.values())

@@ -145,8 +145,8 @@ def test_resizing_keeps_the_map_of_a_displacement(displacement, factor):
 @settings(max_examples=8)
 @given(displacements(voxels=8))
 def test_any_displacement_can_be_unfolded(displacement):
-    mended = spatial.remove_folding(displacement)
-    assert spatial.folding_fraction(mended) == 0
+    unfolded = spatial.remove_folding(displacement)
+    assert spatial.folding_fraction(unfolded) == 0
 
 
 @given(displacements(voxels=3), st.floats(0, 3))

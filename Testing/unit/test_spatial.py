@@ -424,11 +424,11 @@ class TestRemoveFolding:
         displacement = smooth_displacement(shape, 0.5)
         spike = (0, 0, *[n // 2 for n in shape])
         displacement[spike] += 6
-        mended = spatial.remove_folding(displacement)
+        unfolded = spatial.remove_folding(displacement)
         assert spatial.folding_fraction(displacement) > 0
-        assert (spatial.jacobian_determinant(mended) > 0.01).all()
+        assert (spatial.jacobian_determinant(unfolded) > 0.01).all()
         corner = (..., *[slice(4)] * len(shape))
-        assert torch.equal(mended[corner], displacement[corner])
+        assert torch.equal(unfolded[corner], displacement[corner])
 
     def test_random_noise_is_unfolded(self):
         noise = 3 * torch.randn(1, 3, 12, 10, 11, generator=torch.Generator().manual_seed(0))

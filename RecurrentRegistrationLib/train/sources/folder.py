@@ -65,7 +65,7 @@ def _first_group(expression: str, name: str) -> str:
     try:
         found = re.search(expression, name)
     except re.error as error:
-        raise InputError(f"'{expression}' is no regular expression: {error}.") from error
+        raise InputError(f"'{expression}' is not a regular expression: {error}.") from error
     if not found or not found.groups():
         raise InputError(f"The expression '{expression}' finds no group in the name '{name}'.")
     return found.group(1)

@@ -88,7 +88,7 @@ def read_series(path: str) -> tuple[np.ndarray, Grid]:
     volumes = Volume.read_sequence(path)
     grid = volumes[0].grid
     if grid.dimension != 3:
-        raise InputError(f"{path} is no series: 3 or 4 dimensions are needed.")
+        raise InputError(f"{path} is not a series: 3 or 4 dimensions are needed.")
     flat = Grid(grid.size[:2], grid.spacing[:2], (0.0, 0.0), (1.0, 0.0, 0.0, 1.0))
     if len(volumes) > 1:
         return np.stack([v.array[0] for v in volumes]), flat

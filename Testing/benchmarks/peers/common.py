@@ -102,7 +102,7 @@ def in_physical_axes(voxels: np.ndarray, grid: sitk.Image) -> sitk.Image:
 
 
 def decline(reason: str) -> NoReturn:
-    """End because the method is not made for the pair, which is no failure."""
+    """End because the method is not made for the pair, which is not a failure."""
     print(reason)
     raise SystemExit(NOT_FOR_THIS_PAIR)
 

@@ -1,6 +1,6 @@
 """SimpleITK: affine, then diffeomorphic demons on a pyramid, intensities matched by histogram.
 
-Demons has no masks and compares intensities, so it is no method for pairs of different contrast.
+Demons has no masks and compares intensities, so it is not a method for pairs of different contrast.
 Options: `iterations` (100x50x25), `sigma` (1.5 voxels, smoothing of the field).
 """
 

@@ -1,7 +1,7 @@
 """A stand-in for the desktop: enough of `qt`, `ctk`, qMRML and `slicer` to run the real module on the real scene.
 
 It behaves as PythonQt does where that differs from PySide6, so that what runs here is written as Slicer needs it.
-It proves the wiring of the widget; it is no proof of Slicer's own widgets.
+It proves the wiring of the widget; it is not a proof of Slicer's own widgets.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Host:
         return self.widget
 
     def invented(self) -> list[str]:
-        """What was set at a widget that is no property of it: PySide6 takes it silently, PythonQt does not."""
+        """What was set at a widget that is not a property of it: PySide6 takes it silently, PythonQt does not."""
         named = {name: vars(widget) for name, widget in vars(self.widget.ui).items()}
         return [
             f"{name}.{key}"
