@@ -3,8 +3,8 @@
 The displacement grows by composition. Each iteration takes the similarity's gradient at the warped image, smooths it
 (fluid regularity), scales it by Adam's moments, follows the small step and then the old displacement, and smooths the
 result (elastic regularity), from coarse to fine grids: the scheme of Avants et al. (Medical Image Analysis 2008)
-with the per-voxel adaptive step of Jena et al. (FireANTs, 2024). Small smooth steps that are composed do not fold; folds
-left by interpolation are removed.
+with the per-voxel adaptive step of Jena et al. (FireANTs, 2024). Small smooth steps that are composed do not fold;
+folds left by interpolation are removed.
 """
 
 from __future__ import annotations
