@@ -22,9 +22,8 @@ from RecurrentRegistrationLib.benchmark.manifest import Link, Pair, Region
 from RecurrentRegistrationLib.benchmark.scoring import Judge
 from RecurrentRegistrationLib.io.documents import to_json
 from RecurrentRegistrationLib.metrics import calibration, cost
-from RecurrentRegistrationLib.pipeline import memory, uncertainty
+from RecurrentRegistrationLib.pipeline import Options, Run, memory, start, uncertainty
 from RecurrentRegistrationLib.pipeline.kept_steps import History
-from RecurrentRegistrationLib.pipeline.run import Options, Run, start
 from RecurrentRegistrationLib.volume import Volume, write_image
 
 KEPT = 24  # steps that are judged, about

@@ -13,7 +13,7 @@ from pathlib import Path
 from RecurrentRegistrationLib import methods
 from RecurrentRegistrationLib.benchmark.manifest import OURS, Contender, Manifest, Pair
 from RecurrentRegistrationLib.errors import InputError
-from RecurrentRegistrationLib.pipeline.run import Options
+from RecurrentRegistrationLib.pipeline.options import Options
 
 HELPERS = ("common", "linear")  # files of the folder of peers that are not adapters
 

@@ -48,7 +48,7 @@ def series(
     from RecurrentRegistrationLib.io.documents import to_json
     from RecurrentRegistrationLib.io.files import complete
     from RecurrentRegistrationLib.pipeline import series as library
-    from RecurrentRegistrationLib.pipeline.run import Options
+    from RecurrentRegistrationLib.pipeline.options import Options
     from RecurrentRegistrationLib.points import read_points
     from RecurrentRegistrationLib.report.series import draw
     from RecurrentRegistrationLib.volume import Volume

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.layers.affine_map import affine_matrix
-from RecurrentRegistrationLib.methods.base import Method
+from RecurrentRegistrationLib.methods.base import Method, Turn
+from RecurrentRegistrationLib.methods.refine import Refine
 from RecurrentRegistrationLib.pipeline.preparation import Prepared, as_asked
+from RecurrentRegistrationLib.step import Step
 from RecurrentRegistrationLib.transform import DisplacementField
 from RecurrentRegistrationLib.volume import Grid
 
@@ -38,12 +42,30 @@ class Leg:
     made: int = 0
     state: Any = None
 
+    @property
+    def beyond_training(self) -> bool:
+        """Whether it has made more steps than it was trained for."""
+        return self.trained_steps is not None and self.made > self.trained_steps
+
+    def turns(self, fixed: Prepared, moving: Prepared, count: int | None, initial: Tensor | None) -> Iterator[Turn]:
+        """The method's turns for a `pair` from here on.
+
+        Args:
+            fixed: the fixed image of the pair.
+            moving: the moving one.
+            count: how many; None for the method's own number.
+            initial: a displacement `[1, d, *S]` to begin with; None for none.
+        """
+        given: dict[str, Any] = {"fixed_mask": fixed.mask, "moving_mask": moving.mask}
+        given |= {} if initial is None else {"initial": initial.to(fixed.values)}
+        return self.method.steps(fixed.values, moving.values, count=count, state=self.state, **given)
+
     def pair(self, fixed: Prepared, moving: Prepared) -> tuple[Prepared, Prepared]:
         """Both images on the grid, with intensities as the method asks."""
         asked = self.method.card.intensities
         return as_asked(fixed.onto(self.grid), asked), as_asked(moving.onto(self.grid, self.linear), asked)
 
-    def placed(self, turn: Any) -> tuple[DisplacementField, np.ndarray]:
+    def placed(self, turn: Turn) -> tuple[DisplacementField, np.ndarray]:
         """A turn of the method in physical space: its deformation on its own grid, and the linear map that follows.
 
         An affine part of the displacement goes on beyond the grid, so it becomes part of the linear map.
@@ -58,3 +80,26 @@ class Leg:
         if float(values.abs().max()) <= least:
             values = torch.zeros_like(values)
         return DisplacementField(values, grid), linear
+
+
+def handed_over(earlier: Step | None, leg: Leg, pitch: float) -> Tensor | None:
+    """What an earlier leg found, for a refinement, which then begins with what that could not see.
+
+    Args:
+        earlier: the step that the refinement goes on from; None for the beginning.
+        leg: the refinement's; the levels of its schedule that would bring nothing new are taken out.
+        pitch: millimetres between the voxels of the plan's grid, where the step does not tell.
+
+    Returns:
+        The displacement on the refinement's grid; None where nothing moved yet.
+    """
+    if earlier is None or not bool(earlier.field.values.any()):
+        return None
+    reached = earlier.state.grid.pitch if isinstance(earlier.state, Leg) else pitch
+    if earlier.phase == "search":
+        reached *= 2
+    assert isinstance(leg.method, Refine)
+    *coarse, finest = leg.method.schedule
+    finer = ((scale, turns) for scale, turns in coarse if 1.5 * scale * leg.grid.pitch < reached)
+    leg.method.schedule = (*finer, finest)
+    return spatial.resize_displacement(earlier.field.values.float(), leg.grid.shape)

@@ -18,6 +18,7 @@ from RecurrentRegistrationLib.methods.refine import Refine
 from RecurrentRegistrationLib.pipeline import memory
 from RecurrentRegistrationLib.pipeline.checks import check_overlap
 from RecurrentRegistrationLib.pipeline.images import Images
+from RecurrentRegistrationLib.pipeline.linear import LIKE
 from RecurrentRegistrationLib.pipeline.options import Options, check_options, choose_device, read_start
 from RecurrentRegistrationLib.pipeline.presets import PRESETS, Preset, preset
 from RecurrentRegistrationLib.pipeline.working_grid import working_grid
@@ -63,6 +64,11 @@ class Plan:
     def steps(self) -> int | None:
         """Of the method, where they were named or come with its weights."""
         return self.options.steps or (self.model.steps if self.model else None)
+
+    @property
+    def trained_steps(self) -> int | None:
+        """How many steps the method was trained for; None for one that was not trained."""
+        return (self.steps or self.card.default_steps) if self.card.trained else None
 
     @property
     def planned_steps(self) -> int:
@@ -142,6 +148,14 @@ def make_plan(images: Images, options: Options, *, name: str | None = None, why:
     refined = None if options.spacing else fitting(None, REFINE)[0]
     refined_grid = grid if refined is None or refined.pitch > 0.75 * grid.pitch else grid.between(refined.pitch)
     return Plan(options, name, method, model, device, start, grid, refined_grid, voxels, tuple(notes + told))
+
+
+def replanned(images: Images, plan: Plan, agreement: float) -> Plan | None:
+    """A plan for unlike contrasts where they turn out to differ and nothing else was asked for; otherwise None."""
+    if agreement > LIKE[images.dimension] or plan.options.preset != "auto" or plan.preset == "multimodal":
+        return None
+    why = f"The contrasts differ (agreement {agreement:.2f}): preset multimodal."
+    return make_plan(images, plan.options, name="multimodal", why=why)
 
 
 def _created(

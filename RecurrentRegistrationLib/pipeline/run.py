@@ -14,18 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.methods.refine import Refine
 from RecurrentRegistrationLib.pipeline.clock import Clock
 from RecurrentRegistrationLib.pipeline.comparison import Comparison
 from RecurrentRegistrationLib.pipeline.conclusion import UNFOLDING, folded_voxels, kept, unfolded
 from RecurrentRegistrationLib.pipeline.images import Images
-from RecurrentRegistrationLib.pipeline.leg import Leg
-from RecurrentRegistrationLib.pipeline.linear import LIKE, align, named_start
+from RecurrentRegistrationLib.pipeline.leg import Leg, handed_over
+from RecurrentRegistrationLib.pipeline.linear import align, named_start
 from RecurrentRegistrationLib.pipeline.memory import guarded
 from RecurrentRegistrationLib.pipeline.options import Options
-from RecurrentRegistrationLib.pipeline.plan import make_plan
+from RecurrentRegistrationLib.pipeline.plan import make_plan, replanned
 from RecurrentRegistrationLib.pipeline.preparation import Prepared
 from RecurrentRegistrationLib.pipeline.recorder import Landmarks, Recorder
 from RecurrentRegistrationLib.pipeline.registration import Registration
@@ -34,7 +33,6 @@ from RecurrentRegistrationLib.pipeline.search import create_search, look, search
 from RecurrentRegistrationLib.pipeline.stopping import better, exhausted
 from RecurrentRegistrationLib.step import Step
 from RecurrentRegistrationLib.transform import DisplacementField
-from RecurrentRegistrationLib.volume import Grid, Volume
 
 
 class Run:
@@ -70,10 +68,6 @@ class Run:
     def steps(self) -> list[dict[str, Any]]:
         """Records of the steps made so far."""
         return self._recorder.steps
-
-    def similarities(self) -> dict[int, float]:
-        """Of the steps made so far, by index."""
-        return {record["index"]: record["similarity"] for record in self.steps}
 
     @property
     def last(self) -> Step | None:
@@ -130,28 +124,15 @@ class Run:
     def _deform(self) -> Iterator[Step]:
         plan = self.plan
         if plan.options.deforms:
-            trained = (plan.steps or plan.card.default_steps) if plan.card.trained else None
-            leg = Leg(plan.method, plan.grid, self._linear, "deform", trained)
+            leg = Leg(plan.method, plan.grid, self._linear, "deform", plan.trained_steps)
             if isinstance(plan.method, Refine) and plan.options.automatic:
                 yield from self._search()
-                yield from self._follow(leg, plan.steps, self._initial(plan.method, plan.grid))
+                yield from self._follow(leg, plan.steps, handed_over(self._chosen, leg, plan.grid.pitch))
                 yield from self._keep(leg)
             else:
                 yield from self._follow(leg, plan.steps)
         if plan.options.refine:
             yield from self._refine(plan.options.refine)
-
-    def _initial(self, refiner: Refine, grid: Grid) -> Tensor | None:
-        """What an earlier leg found, for a refinement, which then begins with what that could not see."""
-        base = self._chosen
-        if base is None or not bool(base.field.values.any()):
-            return None
-        reached = base.state.grid.pitch if isinstance(base.state, Leg) else self.plan.grid.pitch
-        if base.phase == "search":
-            reached *= 2
-        *coarse, finest = refiner.schedule
-        refiner.schedule = (*((scale, turns) for scale, turns in coarse if 1.5 * scale * grid.pitch < reached), finest)
-        return spatial.resize_displacement(base.field.values.to(self.plan.device).float(), grid.shape)
 
     def _concluded(self, steps: Iterator[Step]) -> Iterator[Step]:
         yield from steps
@@ -185,16 +166,12 @@ class Run:
         self.phase = leg.phase
         leg.method.eval()
         with self._clock.running("prepare"):
-            fixed, moving = self._pair(leg)
-        given: dict[str, Any] = {"fixed_mask": fixed.mask, "moving_mask": moving.mask}
-        given |= {} if initial is None else {"initial": initial}
-        turns = leg.method.steps(fixed.values, moving.values, count=count, state=leg.state, **given)
+            turns = leg.turns(*self._pair(leg), count, initial)
         trail = [self.before if self.last is None else self.last.similarity]
         best: Step | None = None
         for turn in self._clock.each(leg.phase, turns):
             leg = dataclasses.replace(leg, made=leg.made + 1, state=turn.state)
-            beyond = leg.trained_steps is not None and leg.made > leg.trained_steps
-            kept: dict[str, Any] = {"state": leg, "attached": turn.attached, "beyond_training": beyond}
+            kept: dict[str, Any] = {"state": leg, "attached": turn.attached, "beyond_training": leg.beyond_training}
             step = self._made(turn.stage, *leg.placed(turn), **kept)
             best = step if better(step, best) else best
             self._chosen = step if leg.trained_steps is None else best
@@ -206,9 +183,8 @@ class Run:
 
     def _refine(self, count: int) -> Iterator[Step]:
         assert self._chosen is not None
-        refiner, grid = self.plan.create_refinement(), self.plan.refined_grid
-        leg = Leg(refiner, grid, self._chosen.linear, "refine")
-        yield from self._follow(leg, count, self._initial(refiner, grid))
+        leg = Leg(self.plan.create_refinement(), self.plan.refined_grid, self._chosen.linear, "refine")
+        yield from self._follow(leg, count, handed_over(self._chosen, leg, self.plan.grid.pitch))
 
     @torch.no_grad()
     def _search(self) -> Iterator[Step]:
@@ -267,36 +243,7 @@ class Run:
 
     def _judge_contrast(self, agreement: float) -> None:
         """Plan for unlike contrasts where they turn out to differ and nothing else was asked for."""
-        like = agreement > LIKE[self._images.dimension]
-        if like or self.plan.options.preset != "auto" or self.plan.preset == "multimodal":
-            return
-        why = f"The contrasts differ (agreement {agreement:.2f}): preset multimodal."
-        self.plan = make_plan(self._images, self.plan.options, name="multimodal", why=why)
-        self.notes += [note for note in self.plan.notes if note not in self.notes]
-        self._compare()
-
-
-def start(
-    fixed: Volume,
-    moving: Volume,
-    *,
-    fixed_mask: Volume | None = None,
-    moving_mask: Volume | None = None,
-    options: Options | None = None,
-    landmarks: Landmarks | None = None,
-) -> Run:
-    """Check everything that can be checked before the work, and return a `Run` to iterate over.
-
-    Raises:
-        InputError: an input or an option cannot be used.
-        OutOfMemoryError: the coarsest useful working grid does not fit in memory.
-    """
-    return Run(Images(fixed, moving, fixed_mask, moving_mask), options or Options(), landmarks)
-
-
-def register(fixed: Volume, moving: Volume, **arguments: Any) -> Registration:
-    """Register to the end; arguments as `start`."""
-    run = start(fixed, moving, **arguments)
-    for _ in run:
-        pass
-    return run.result()
+        if plan := replanned(self._images, self.plan, agreement):
+            self.plan = plan
+            self.notes += [note for note in plan.notes if note not in self.notes]
+            self._compare()

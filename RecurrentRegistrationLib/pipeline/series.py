@@ -17,7 +17,7 @@ from RecurrentRegistrationLib import evaluation, pipeline
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.io import dicom
 from RecurrentRegistrationLib.metrics import intensity, principal
-from RecurrentRegistrationLib.pipeline.run import Options
+from RecurrentRegistrationLib.pipeline.options import Options
 from RecurrentRegistrationLib.points import Points
 from RecurrentRegistrationLib.transform import Transform
 from RecurrentRegistrationLib.volume import Grid, Volume, resample, split_part, write_image

@@ -21,7 +21,8 @@ from RecurrentRegistrationLib import pipeline
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.layers.gr2u import NoisyConvolution
 from RecurrentRegistrationLib.methods.base import Method
-from RecurrentRegistrationLib.pipeline.run import Options, Run
+from RecurrentRegistrationLib.pipeline.options import Options
+from RecurrentRegistrationLib.pipeline.run import Run
 from RecurrentRegistrationLib.step import Step
 from RecurrentRegistrationLib.transform import Transform
 from RecurrentRegistrationLib.volume import Grid, Volume

@@ -16,7 +16,7 @@ from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.io import abandoned
 from RecurrentRegistrationLib.io.documents import to_json
 from RecurrentRegistrationLib.pipeline.inputs import Input
-from RecurrentRegistrationLib.pipeline.run import Registration
+from RecurrentRegistrationLib.pipeline.registration import Registration
 from RecurrentRegistrationLib.report.sequence import coarsened, write_sequence
 from RecurrentRegistrationLib.step import Step
 from RecurrentRegistrationLib.volume import Grid, Volume, write_image

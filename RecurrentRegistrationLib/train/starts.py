@@ -10,7 +10,7 @@ import numpy as np
 
 from RecurrentRegistrationLib import pipeline
 from RecurrentRegistrationLib.io.files import complete
-from RecurrentRegistrationLib.pipeline.run import Options
+from RecurrentRegistrationLib.pipeline.options import Options
 from RecurrentRegistrationLib.transform import Affine
 from RecurrentRegistrationLib.volume import Volume
 

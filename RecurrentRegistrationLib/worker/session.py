@@ -17,13 +17,12 @@ import torch
 from RecurrentRegistrationLib import methods
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.io.files import complete
-from RecurrentRegistrationLib.pipeline import memory, uncertainty
+from RecurrentRegistrationLib.pipeline import Run, memory, start, uncertainty
 from RecurrentRegistrationLib.pipeline.inputs import Input, notice
 from RecurrentRegistrationLib.pipeline.kept_steps import History
 from RecurrentRegistrationLib.pipeline.options import Options
 from RecurrentRegistrationLib.pipeline.presets import PRESETS
 from RecurrentRegistrationLib.pipeline.report import versions
-from RecurrentRegistrationLib.pipeline.run import Run, start
 from RecurrentRegistrationLib.report.folder import result_folder, write_results, write_steps
 from RecurrentRegistrationLib.report.sequence import coarsened, vectors
 from RecurrentRegistrationLib.step import Step
@@ -190,7 +189,8 @@ class Session:
         for step in steps:
             if run.before != measured:
                 measured = run.before
-                self._tell("measure", name=run.plan.settings.measure, before=run.before, similarity=run.similarities())
+                similarity = {record["index"]: record["similarity"] for record in run.steps}
+                self._tell("measure", name=run.plan.settings.measure, before=run.before, similarity=similarity)
             for note in run.notes[self._told :]:
                 self._tell("note", text=note)
             self._told = len(run.notes)

@@ -19,7 +19,7 @@ import SimpleITK as sitk
 
 from RecurrentRegistrationLib import pipeline
 from RecurrentRegistrationLib.metrics.intensity import mutual_information
-from RecurrentRegistrationLib.pipeline.run import Options
+from RecurrentRegistrationLib.pipeline.options import Options
 from RecurrentRegistrationLib.transform import Transform
 from RecurrentRegistrationLib.volume import Volume, resample
 

@@ -28,7 +28,7 @@ import torch
 from RecurrentRegistrationLib import pipeline, weights
 from RecurrentRegistrationLib.benchmark.table import signed_rank
 from RecurrentRegistrationLib.metrics.overlap import dice
-from RecurrentRegistrationLib.pipeline.run import Options
+from RecurrentRegistrationLib.pipeline.options import Options
 from RecurrentRegistrationLib.transform import Transform
 from RecurrentRegistrationLib.volume import Volume, resample
 

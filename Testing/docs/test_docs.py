@@ -37,7 +37,7 @@ def test_strict_build_has_no_broken_link_and_no_raw_formula(tmp_path):
     assert "<math" in pages[Path("methods.html")]
     for page in pages.values():
         assert not re.search(r"formula\d+mark", page)
-    assert "RecurrentRegistrationLib.pipeline.run.Options" in pages[Path("reference/pipeline.html")]
+    assert "RecurrentRegistrationLib.pipeline.options.Options" in pages[Path("reference/pipeline.html")]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(DOCS)))

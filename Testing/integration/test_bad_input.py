@@ -13,8 +13,7 @@ import pytest
 import SimpleITK as sitk
 
 from RecurrentRegistrationLib.cli import run
-from RecurrentRegistrationLib.pipeline import plan
-from RecurrentRegistrationLib.pipeline import run as run_module
+from RecurrentRegistrationLib.pipeline import plan, recorder
 from RecurrentRegistrationLib.volume import Volume
 
 QUICK = ["--linear", "none", "--initial", "none", "--steps", "2", "--device", "cpu"]
@@ -243,6 +242,6 @@ def test_memory_that_runs_out_under_way(error, images, output, capsys, monkeypat
     def exhausted(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(run_module.spatial, "jacobian_determinant", exhausted)
+    monkeypatch.setattr(recorder.spatial, "jacobian_determinant", exhausted)
     line = ["register", images / "fixed.nrrd", images / "moving.nrrd", "-o", output / "out", *QUICK, "-q"]
     refused(line, capsys, output, "memory", status=3)

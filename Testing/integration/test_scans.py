@@ -16,7 +16,7 @@ import torch
 from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.benchmark.scoring import foreground
 from RecurrentRegistrationLib.evaluation import evaluate
-from RecurrentRegistrationLib.pipeline.run import Options, register
+from RecurrentRegistrationLib.pipeline import Options, register
 from RecurrentRegistrationLib.points import read_points
 from RecurrentRegistrationLib.transform import DisplacementField, Transform
 from RecurrentRegistrationLib.volume import Grid, Volume, resample

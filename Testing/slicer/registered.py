@@ -18,7 +18,7 @@ from RecurrentRegistrationSlicer.frame import FLIP, Frame, indexToWorld, matrixF
 from RecurrentRegistrationSlicer.runs import Outputs, Result, Run, Settings
 
 from RecurrentRegistrationLib.pipeline.inputs import Input
-from RecurrentRegistrationLib.pipeline.run import Registration
+from RecurrentRegistrationLib.pipeline.registration import Registration
 from RecurrentRegistrationLib.report.folder import write_results
 from RecurrentRegistrationLib.report.sequence import vectors
 from RecurrentRegistrationLib.transform import Affine, DisplacementField, Transform

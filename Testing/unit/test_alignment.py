@@ -118,7 +118,7 @@ def test_the_optimiser_is_torchs():
 def test_a_registration_does_not_wait_for_torchs_compiler():
     code = (
         "import sys; sys.path[:0] = sys.argv[1:]; from phantom import centred, head;"
-        "from RecurrentRegistrationLib.pipeline.run import register;"
+        "from RecurrentRegistrationLib.pipeline import register;"
         "register(head(centred((30, 31), (3, 3))), head(centred((32, 30), (3, 3))));"
         "assert 'torch' in sys.modules; assert 'torch._dynamo' not in sys.modules"
     )

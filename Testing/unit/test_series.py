@@ -12,7 +12,7 @@ from phantom import centred, head
 from RecurrentRegistrationLib.cli import run
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.pipeline import series
-from RecurrentRegistrationLib.pipeline.run import Options
+from RecurrentRegistrationLib.pipeline.options import Options
 from RecurrentRegistrationLib.points import Points, write_points
 from RecurrentRegistrationLib.transform import Affine, Transform
 from RecurrentRegistrationLib.volume import Grid, Volume

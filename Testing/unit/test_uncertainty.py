@@ -15,7 +15,7 @@ from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.metrics.calibration import calibration
 from RecurrentRegistrationLib.pipeline import uncertainty
 from RecurrentRegistrationLib.pipeline.kept_steps import History
-from RecurrentRegistrationLib.pipeline.run import Options
+from RecurrentRegistrationLib.pipeline.options import Options
 from RecurrentRegistrationLib.transform import Affine, Transform
 
 GRID = centred((40, 36), (2.0, 2.0))

@@ -12,8 +12,8 @@ from phantom import centred, head
 
 from RecurrentRegistrationLib import methods, pipeline, weights
 from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.pipeline.options import Options
 from RecurrentRegistrationLib.pipeline.presets import PRESETS, Preset
-from RecurrentRegistrationLib.pipeline.run import Options
 from RecurrentRegistrationLib.weights import write as write_weights
 
 ROOT = Path(__file__).parents[2]
