@@ -23,7 +23,7 @@ class Step:
 
     Attributes:
         index: counts from 1 over the whole registration.
-        phase: "align", "search", "deform", "refine" or "conclude".
+        phase: "align", "search", "deform", "refine", "correct" or "conclude".
         stage: where in the schedule, for example "affine 3/7" or "1/4 res 5/12".
         field: the **total** deformation so far on its own grid, `[1, d, *R]`; the linear map follows it.
         linear: homogeneous matrix `[d + 1, d + 1]` from fixed to moving points, LPS millimetres.
@@ -33,6 +33,8 @@ class Step:
         mean_update: mean length of this step's change, millimetres.
         seconds: since the phase began.
         landmark_error: mean distance of mapped fixed landmarks to moving ones, millimetres; None without landmarks.
+        landmarks: distance of each landmark of the guide to its partner, millimetres, by name.
+        overlap: Dice of each structure of the guide, by name.
         state: whatever continues the recurrence after this step; opaque to everyone but the method.
         attached: what the method knows beyond that (a Gaussian, a confidence, a hidden state).
     """
@@ -48,6 +50,8 @@ class Step:
     mean_update: float = 0.0
     seconds: float = 0.0
     landmark_error: float | None = None
+    landmarks: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    overlap: Mapping[str, float] = dataclasses.field(default_factory=dict)
     state: Any = None
     attached: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -76,7 +80,7 @@ class Step:
 
     def record(self) -> dict[str, Any]:
         """What a report and a listener are told of the step."""
-        told = {
+        told: dict[str, Any] = {
             "index": self.index,
             "phase": self.phase,
             "stage": self.stage,
@@ -85,16 +89,27 @@ class Step:
             "folding": self.folding,
             "seconds": self.seconds,
         }
-        return told if self.landmark_error is None else {**told, "landmark_error_mm": self.landmark_error}
+        if self.landmark_error is not None:
+            told["landmark_error_mm"] = self.landmark_error
+        if self.landmarks:
+            told["landmark_worst_mm"] = max(self.landmarks.values())
+            told["landmarks_mm"] = dict(self.landmarks)
+        if self.overlap:
+            known = [value for value in self.overlap.values() if not math.isnan(value)]
+            told["label_overlap"] = sum(known) / len(known) if known else math.nan
+            told["labels_dice"] = dict(self.overlap)
+        return told
 
 
 def faded_out(deformation: DisplacementField, domain: Grid) -> DisplacementField:
     """A deformation `[1, d, *S]`, continued until it has faded to nothing around its grid.
 
-    It fades over twice its largest length, which folds nothing, and ends where the domain ends.
+    It fades over twice its largest length at its border, which folds nothing, and ends where the domain ends.
     """
     values, own = deformation.values.cpu().float(), deformation.grid
-    margin = max(8, math.ceil(2 * float(values.abs().max())))
+    margin = max(
+        8, math.ceil(2 * max(float(values.select(2 + a, n).abs().max()) for a in range(own.dimension) for n in (0, -1)))
+    )
     index = own.index(domain.corners())
     before = [min(margin, max(0, math.ceil(-low))) for low in index.min(axis=0)]
     reach = zip(index.max(axis=0), own.size, strict=True)

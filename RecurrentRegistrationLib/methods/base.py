@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Self
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.losses.guidance import Guidance, OnGrid
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Card:
         intensities: "unit" for [0, 1], "zscore" for zero mean and unit deviation clamped to [-2, 2].
         masks: what it does with masks: "weights", it compares only what lies inside; "ignored", nothing.
         initial: whether it can begin with a displacement.
+        guided: whether it takes a guide: landmarks, structures, regions.
         attaches: what its turns carry in `attached`.
         parameters: trainable parameters by dimension with the default options, where it has any.
         identity_at_start: whether the untrained method moves nothing (less than a hundredth of a voxel).
@@ -56,6 +58,7 @@ class Card:
     intensities: str = "unit"
     masks: Literal["weights", "ignored"] = "ignored"
     initial: bool = False
+    guided: bool = False
     attaches: tuple[str, ...] = ()
     parameters: Mapping[int, int] = dataclasses.field(default_factory=dict)
     identity_at_start: bool = False
@@ -77,18 +80,24 @@ class Pair:
         moving: likewise.
         fixed_mask: `[B, 1, *S]`, above 0 where the similarity counts; None for everywhere.
         moving_mask: likewise in the moving image.
+        guide: what the user knows, which may change between turns; None for nothing.
     """
 
     fixed: Tensor
     moving: Tensor
     fixed_mask: Tensor | None = None
     moving_mask: Tensor | None = None
+    guide: OnGrid | None = None
     _made: dict[Hashable, Any] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The grid's size `S`."""
         return tuple(self.fixed.shape[2:])
+
+    def guidance(self, shape: Sequence[int]) -> Guidance | None:
+        """The guide on a grid of a size `S` over the same extent."""
+        return None if self.guide is None else self.guide(shape)
 
     def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """`make()` of the first call with this key: what turns share and no parameter has a part in."""
@@ -202,6 +211,7 @@ class Method(nn.Module):
         count: int | None = None,
         state: Any = None,
         initial: Tensor | None = None,
+        guide: OnGrid | None = None,
     ) -> Iterator[Turn]:
         """Yield each turn of a registration of fixed and moving `[B, 1, *S]` on one grid.
 
@@ -213,11 +223,12 @@ class Method(nn.Module):
             count: number of turns; None for the method's own.
             state: `state` of an earlier turn: the recurrence continues where that turn left it.
             initial: a displacement `[B, d, *S]` to begin with.
+            guide: what the user knows, where the card says that the method takes it.
 
         Raises:
             InputError: the method cannot begin with a displacement, or has not so many turns.
         """
-        clock, pair = Clock(), Pair(fixed, moving, fixed_mask, moving_mask)
+        clock, pair = Clock(), Pair(fixed, moving, fixed_mask, moving_mask, guide)
         if initial is not None and not self.card.initial:
             raise InputError(f"The method '{self.card.name}' cannot begin with a displacement.")
         turns = self.turns(state) if count is None else count

@@ -20,6 +20,7 @@ from torch import Tensor
 from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.losses import regularity
+from RecurrentRegistrationLib.losses.guidance import Guidance
 from RecurrentRegistrationLib.losses.similarity import (
     LocalCorrelation,
     MeanSquaredError,
@@ -58,6 +59,7 @@ CARD = Card(
     default_steps=175,
     masks="weights",
     initial=True,
+    guided=True,
     identity_at_start=False,
     bytes_per_voxel=170,
 )
@@ -92,7 +94,6 @@ class _Level:
     moving: Tensor
     fixed_mask: Tensor | None
     moving_mask: Tensor | None
-    landmarks: tuple[Tensor, Tensor] | None
 
 
 class Refine(Method):
@@ -111,8 +112,6 @@ class Refine(Method):
         tolerance: a level is left when ten iterations bring less than this share of its gain; 0 to stay to the end.
         diffusion: weight of the displacement's mean squared gradient.
         folding: weight of the mean of what the Jacobian determinant lies below 0.
-        landmarks: fixed and moving points `[N, d]` (voxels of the working grid, tensor order) to bring together.
-        landmark_weight: weight of their mean squared distance in voxels of the working grid.
     """
 
     card = CARD
@@ -130,8 +129,6 @@ class Refine(Method):
         tolerance: float = 0.02,
         diffusion: float = 0.0,
         folding: float = 0.0,
-        landmarks: tuple[Tensor, Tensor] | None = None,
-        landmark_weight: float = 0.01,
     ) -> None:
         super().__init__()
         if isinstance(similarity, str) and similarity not in SIMILARITIES:
@@ -141,7 +138,6 @@ class Refine(Method):
         self.step, self.gradient_smoothing, self.field_smoothing = step, gradient_smoothing, field_smoothing
         self.tolerance = tolerance
         self.damping, self.diffusion, self.folding = damping, diffusion, folding
-        self.landmarks, self.landmark_weight = landmarks, landmark_weight
 
     def turns(self, state: State | None = None) -> int:
         """The schedule's iterations; 50 more where they have been made."""
@@ -157,12 +153,18 @@ class Refine(Method):
         """It goes on past the schedule's end at the finest level."""
         return replace(state, scheduled=False, finished=False)
 
+    def taken_up(self, field: Tensor) -> State:
+        """The state of a displacement `[B, d, *S]` of any origin: it goes on at the finest level."""
+        zero = torch.zeros_like(field)
+        return State(field=field, schedule=self.schedule[-1:], first=zero, second=zero, scheduled=False)
+
     def advance(self, pair: Pair, state: State) -> State:
         """One iteration."""
         (scale, iterations), iteration = _place(state.schedule, state.position)
         level = pair.once(("level", scale), lambda: self._level(pair, scale))
         field, first, second = _entered(state, tuple(level.fixed.shape[2:]))
-        field, first, second, loss = self._iterate(level, field, first, second, iteration)
+        guidance = pair.guidance(field.shape[2:])
+        field, first, second, loss = self._iterate(level, field, first, second, iteration, guidance)
         losses = (*(state.losses if iteration else ()), loss)
         left = iterations - iteration - 1
         # Pairs of one batch do not end each other's levels.
@@ -171,7 +173,7 @@ class Refine(Method):
         else:
             position = state.position + 1
         return state.after(
-            field if left else spatial.remove_folding(field),
+            field if left else _finished(field, guidance),
             f"{'full' if scale == 1 else f'1/{scale:g}'} res {iteration + 1}/{iterations}",
             position=position,
             first=first,
@@ -188,21 +190,26 @@ class Refine(Method):
         with torch.inference_mode(False), torch.no_grad():
             images = [describe(_coarser(image.clone(), scale)) for image in (pair.fixed, pair.moving)]
             masks = [None if m is None else _coarser(m.to(images[0].dtype), scale) for m in masks]
-        landmarks = None
-        if self.landmarks is not None:
-            sizes = zip(images[0].shape[2:], pair.shape, strict=True)
-            ratio = torch.tensor([(n - 1) / max(o - 1, 1) for n, o in sizes])
-            landmarks = (self.landmarks[0] * ratio, self.landmarks[1] * ratio)
-        return _Level(*images, *masks, landmarks)
+        return _Level(*images, *masks)
 
     def _iterate(
-        self, level: _Level, field: Tensor, first: Tensor, second: Tensor, iteration: int
+        self,
+        level: _Level,
+        field: Tensor,
+        first: Tensor,
+        second: Tensor,
+        iteration: int,
+        guidance: Guidance | None,
     ) -> tuple[Tensor, Tensor, Tensor, float]:
         """One composition: the new displacement, Adam's two means and the loss before it."""
         with torch.inference_mode(False), torch.enable_grad():
             values = field.clone().requires_grad_()
             loss = self._loss(level, values)
             (gradient,) = torch.autograd.grad(loss, values)
+        lost = loss.item()
+        if guidance is not None:
+            gradient, unlike = guidance.steered(gradient, field)
+            lost += unlike
         gradient = spatial.gaussian_smooth(gradient, self.gradient_smoothing)
         first = torch.lerp(gradient, first, BETAS[0])
         second = torch.lerp(gradient.square(), second, BETAS[1])
@@ -215,10 +222,12 @@ class Refine(Method):
         negligible = NEGLIGIBLE_CORRELATION if isinstance(self.similarity, LocalCorrelation) else NEGLIGIBLE
         floor = (self.damping * strength).clamp(min=negligible / deviation[:, 0].numel())
         update = mean.div_(deviation.add_(floor)).mul_(-self.step)
+        if guidance is not None:
+            update = guidance.pulled(update, field)
         composed = spatial.compose(update, field)
         if self.field_smoothing:
             composed = spatial.gaussian_smooth(composed, self.field_smoothing)
-        return composed, first, second, loss.item()
+        return composed if guidance is None else guidance.kept(composed, field), first, second, lost
 
     def _loss(self, level: _Level, values: Tensor) -> Tensor:
         warped = spatial.warp(level.moving, values, padding="border")
@@ -227,8 +236,6 @@ class Refine(Method):
             loss = loss + self.diffusion * regularity.diffusion(values)
         if self.folding:
             loss = loss + self.folding * regularity.folding_penalty(values)
-        if level.landmarks is not None:
-            loss = loss + self.landmark_weight * _landmark_error(values, *level.landmarks)
         return loss
 
     @property
@@ -294,12 +301,10 @@ def _coarser(image: Tensor, scale: float) -> Tensor:
     return spatial.resize(spatial.gaussian_smooth(image, scale / 2), shape)
 
 
-def _landmark_error(values: Tensor, fixed: Tensor, moving: Tensor) -> Tensor:
-    """Mean squared distance (voxels) of `fixed + u(fixed)` to `moving`, points `[N, d]`."""
-    d = values.shape[1]
-    points = fixed.to(values).T.reshape(1, d, *[1] * (d - 1), -1)
-    mapped = points + spatial.sample_at(values, points, padding="border")
-    return (mapped - moving.to(values).T.reshape_as(points)).square().sum(dim=1).mean()
+def _finished(field: Tensor, guidance: Guidance | None) -> Tensor:
+    """A level's displacement without folds, and with what guides it."""
+    field = spatial.remove_folding(field)
+    return field if guidance is None else guidance.settled(field)
 
 
 def create(dimension: int = 3, **options) -> Refine:

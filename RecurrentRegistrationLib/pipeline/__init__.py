@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from RecurrentRegistrationLib.pipeline.guide import Guide
 from RecurrentRegistrationLib.pipeline.images import Images
 from RecurrentRegistrationLib.pipeline.options import Options
 from RecurrentRegistrationLib.pipeline.recorder import Landmarks
@@ -11,7 +12,7 @@ from RecurrentRegistrationLib.pipeline.registration import Registration
 from RecurrentRegistrationLib.pipeline.run import Run
 from RecurrentRegistrationLib.volume import Volume
 
-__all__ = ["Options", "Registration", "Run", "register", "start"]
+__all__ = ["Guide", "Options", "Registration", "Run", "register", "start"]
 
 
 def start(
@@ -22,6 +23,7 @@ def start(
     moving_mask: Volume | None = None,
     options: Options | None = None,
     landmarks: Landmarks | None = None,
+    guide: Guide | None = None,
 ) -> Run:
     """Check everything that can be checked before the work, and return a `Run` to iterate over.
 
@@ -29,7 +31,7 @@ def start(
         InputError: an input or an option cannot be used.
         OutOfMemoryError: the coarsest useful working grid does not fit in memory.
     """
-    return Run(Images(fixed, moving, fixed_mask, moving_mask), options or Options(), landmarks)
+    return Run(Images(fixed, moving, fixed_mask, moving_mask), options or Options(), landmarks, guide)
 
 
 def register(fixed: Volume, moving: Volume, **arguments: Any) -> Registration:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.layers.affine_map import affine_matrix
 from RecurrentRegistrationLib.methods.base import Method, Turn
 from RecurrentRegistrationLib.methods.refine import Refine
+from RecurrentRegistrationLib.pipeline.guide_on_grid import Steering
 from RecurrentRegistrationLib.pipeline.preparation import Prepared, as_asked
 from RecurrentRegistrationLib.step import Step
 from RecurrentRegistrationLib.transform import DisplacementField
@@ -47,7 +49,9 @@ class Leg:
         """Whether it has made more steps than it was trained for."""
         return self.trained_steps is not None and self.made > self.trained_steps
 
-    def turns(self, fixed: Prepared, moving: Prepared, count: int | None, initial: Tensor | None) -> Iterator[Turn]:
+    def turns(
+        self, fixed: Prepared, moving: Prepared, count: int | None, initial: Tensor | None, steering: Steering
+    ) -> Iterator[Turn]:
         """The method's turns for a `pair` from here on.
 
         Args:
@@ -55,9 +59,12 @@ class Leg:
             moving: the moving one.
             count: how many; None for the method's own number.
             initial: a displacement `[1, d, *S]` to begin with; None for none.
+            steering: the guide, for a method that takes one.
         """
         given: dict[str, Any] = {"fixed_mask": fixed.mask, "moving_mask": moving.mask}
         given |= {} if initial is None else {"initial": initial.to(fixed.values)}
+        if self.method.card.guided:
+            given["guide"] = steering(self.grid, self.linear, fixed.values.device)
         return self.method.steps(fixed.values, moving.values, count=count, state=self.state, **given)
 
     def pair(self, fixed: Prepared, moving: Prepared) -> tuple[Prepared, Prepared]:
@@ -103,3 +110,18 @@ def handed_over(earlier: Step | None, leg: Leg, pitch: float) -> Tensor | None:
     finer = ((scale, turns) for scale, turns in coarse if 1.5 * scale * leg.grid.pitch < reached)
     leg.method.schedule = (*finer, finest)
     return spatial.resize_displacement(earlier.field.values.float(), leg.grid.shape)
+
+
+def taken_up(field: DisplacementField, earlier: Step, refiner: Refine) -> Leg:
+    """What goes on from a field that was changed after a step: the step's own refinement, or a new one.
+
+    Args:
+        field: as it was changed.
+        earlier: the step.
+        refiner: the new one.
+    """
+    leg = earlier.state
+    own = isinstance(leg, Leg) and isinstance(leg.method, Refine) and leg.grid.shape == field.grid.shape
+    if own and leg.state.first.shape == field.values.shape:
+        return dataclasses.replace(leg, state=dataclasses.replace(leg.state, field=field.values))
+    return Leg(refiner, field.grid, earlier.linear, "refine", state=refiner.taken_up(field.values))

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from RecurrentRegistrationLib import spatial
+from RecurrentRegistrationLib.pipeline.agreement import Agreement
 from RecurrentRegistrationLib.pipeline.comparison import Comparison, mean_distance
+from RecurrentRegistrationLib.pipeline.guide import Guide
 from RecurrentRegistrationLib.pipeline.stopping import better
 from RecurrentRegistrationLib.step import Step
 from RecurrentRegistrationLib.transform import DisplacementField
@@ -33,6 +35,7 @@ class Recorder:
 
     def __init__(self, domain: Grid, landmarks: Landmarks | None) -> None:
         self._domain, self._landmarks = domain, landmarks
+        self._agreement: Agreement | None = None
         self.before = float("nan")
         self.steps: list[dict[str, Any]] = []
         self.last: Step | None = None
@@ -51,6 +54,10 @@ class Recorder:
         for step in again:
             mapped = comparison.mapped(None, step.linear)
             self._keep(dataclasses.replace(step, similarity=comparison.at(mapped)), mapped)
+
+    def agree_with(self, guide: Guide | None) -> None:
+        """Tell of the steps from here on how well they agree with a guide."""
+        self._agreement = None if guide is None else Agreement(guide)
 
     def made(
         self,
@@ -85,6 +92,11 @@ class Recorder:
         if self._landmarks is not None:
             error = mean_distance(step.transform.map_points(self._landmarks[0]), self._landmarks[1])
             step = dataclasses.replace(step, landmark_error=error)
+        if self._agreement is not None:
+            errors, overlap = self._agreement.of(step)
+            step = dataclasses.replace(step, landmarks=errors, overlap=overlap)
+            if errors and self._landmarks is None:
+                step = dataclasses.replace(step, landmark_error=sum(errors.values()) / len(errors))
         return self._keep(step, mapped, worse=beyond_training and not better(step, self.best))
 
     def go_back(self, step: Step | None) -> None:

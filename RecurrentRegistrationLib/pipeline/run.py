@@ -19,8 +19,13 @@ from RecurrentRegistrationLib.methods.refine import Refine
 from RecurrentRegistrationLib.pipeline.clock import Clock
 from RecurrentRegistrationLib.pipeline.comparison import Comparison
 from RecurrentRegistrationLib.pipeline.conclusion import UNFOLDING, folded_voxels, kept, unfolded
+from RecurrentRegistrationLib.pipeline.conflicts import conflicts
+from RecurrentRegistrationLib.pipeline.correction import corrected
+from RecurrentRegistrationLib.pipeline.guide import Guide
+from RecurrentRegistrationLib.pipeline.guide_checks import check_guide
+from RecurrentRegistrationLib.pipeline.guide_on_grid import Steering
 from RecurrentRegistrationLib.pipeline.images import Images
-from RecurrentRegistrationLib.pipeline.leg import Leg, handed_over
+from RecurrentRegistrationLib.pipeline.leg import Leg, handed_over, taken_up
 from RecurrentRegistrationLib.pipeline.linear import align, named_start
 from RecurrentRegistrationLib.pipeline.memory import guarded
 from RecurrentRegistrationLib.pipeline.options import Options
@@ -34,6 +39,8 @@ from RecurrentRegistrationLib.pipeline.stopping import better, exhausted
 from RecurrentRegistrationLib.step import Step
 from RecurrentRegistrationLib.transform import DisplacementField
 
+GUIDED = 60  # steps of refinement through which a guide enters after a method that takes none
+
 
 class Run:
     """One registration under way.
@@ -42,22 +49,28 @@ class Run:
         images: what is registered.
         options: what was asked for.
         landmarks: paired physical points `[N, d]` of the fixed and of the moving image, to measure by.
+        guide: what the user knows of the pair.
 
     Attributes:
         plan: what was decided; a new one where the contrasts turn out to differ.
-        phase: "prepare", "align", "search", "deform", "refine", "conclude" or "done".
+        phase: "prepare", "align", "search", "deform", "refine", "correct", "conclude" or "done".
         notes: plain sentences about what was chosen and why.
     """
 
-    def __init__(self, images: Images, options: Options, landmarks: Landmarks | None = None) -> None:
+    def __init__(
+        self, images: Images, options: Options, landmarks: Landmarks | None = None, guide: Guide | None = None
+    ) -> None:
         self._images = images
+        if guide:
+            check_guide(guide, images)
         self.plan = make_plan(images, options)
         self.notes = list(self.plan.notes)
         self.phase = "prepare"
-        self._clock, self._recorder = Clock(), Recorder(images.fixed.grid, landmarks)
+        self._clock, self._recorder, self._steering = Clock(), Recorder(images.fixed.grid, landmarks), Steering()
         self._linear = np.eye(images.dimension + 1) if self.plan.start is None else self.plan.start
         self._chosen: Step | None = None
         self._held: tuple[Any, tuple[Prepared, Prepared]] | None = None
+        self._take(guide)
 
     @property
     def before(self) -> float:
@@ -98,6 +111,23 @@ class Run:
             raise InputError("There is no step to refine: run the method first.")
         yield from guarded(self._concluded(self._refine(count)))
 
+    def guide(self, guide: Guide | None) -> None:
+        """Take a new guide, or none, from the next step on. Raises InputError for a wrong one."""
+        if guide:
+            check_guide(guide, self._images, None if self.last is None else self.last.linear)
+        self._take(guide)
+
+    def correct(self) -> Iterator[Step]:
+        """Do at once what the guide asks for, around where it asks; what is far away stays exactly as it was.
+
+        It makes no step where the last one is already as the guide asks.
+        """
+        if self._chosen is None:
+            raise InputError("There is no step to correct: run the method first.")
+        if self._steering.guide is None:
+            raise InputError("There is nothing to correct by: give landmarks, labels or regions first.")
+        yield from guarded(self._concluded(self._correct(self._steering.guide)))
+
     def go_back(self, step: Step | None) -> None:
         """Make an earlier step the last one, or None: `extend` and `refine` go on from it, `result` tells of it."""
         self._recorder.go_back(step)
@@ -131,12 +161,18 @@ class Run:
                 yield from self._keep(leg)
             else:
                 yield from self._follow(leg, plan.steps)
-        if plan.options.refine:
-            yield from self._refine(plan.options.refine)
+        unguided = self._steering.guide is not None and plan.options.deforms and not plan.card.guided
+        if unguided:
+            self.notes.append(f"{plan.card.title} takes no guide: it enters in the refinement that follows.")
+        if count := plan.options.refine or (GUIDED if unguided else 0):
+            yield from self._refine(count)
 
     def _concluded(self, steps: Iterator[Step]) -> Iterator[Step]:
         yield from steps
         yield from self._unfold()
+        if self._steering.guide is not None and self._chosen is not None:
+            told = conflicts(self._steering.guide, self._chosen)
+            self.notes += [sentence for sentence in told if sentence not in self.notes]
         self.phase = "done"
 
     @torch.no_grad()
@@ -166,7 +202,7 @@ class Run:
         self.phase = leg.phase
         leg.method.eval()
         with self._clock.running("prepare"):
-            turns = leg.turns(*self._pair(leg), count, initial)
+            turns = leg.turns(*self._pair(leg), count, initial, self._steering)
         trail = [self.before if self.last is None else self.last.similarity]
         best: Step | None = None
         for turn in self._clock.each(leg.phase, turns):
@@ -187,6 +223,20 @@ class Run:
         yield from self._follow(leg, count, handed_over(self._chosen, leg, self.plan.grid.pitch))
 
     @torch.no_grad()
+    def _correct(self, guide: Guide) -> Iterator[Step]:
+        assert self._chosen is not None
+        self.phase, base = "correct", self._chosen
+        grid = base.field.grid if base.field.grid.pitch < 1.01 * self.plan.grid.pitch else self.plan.grid
+        refiner = self.plan.create_refinement()
+        with self._clock.running("correct"):
+            images = self._images.prepared(self.plan.settings, self.plan.device)
+            field = corrected(base.field, grid, images, base.linear, guide, refiner)
+        if field is None:
+            self.notes.append("There is nothing to correct: the result is as the guide asks.")
+        else:
+            yield self._made("correct", field, base.linear, state=taken_up(field, base, refiner))
+
+    @torch.no_grad()
     def _search(self) -> Iterator[Step]:
         """Search for what moves too far for a refinement, where a first look finds any."""
         with self._clock.running("search"):
@@ -205,6 +255,7 @@ class Run:
                 return
             self.phase = "conclude"
             stage, field = f"unfold {number}/{len(UNFOLDING)}", unfolded(step.field, least)
+            field = self._steering.settled(field, step.linear)
             step = self._made(stage, field, step.linear, state=step.state)
             yield step
         if step is not None and (left := folded_voxels(step)):
@@ -218,6 +269,7 @@ class Run:
             field = kept(self._chosen.field, *self._pair(leg))
         if field is not None:
             self.phase = "conclude"
+            field = self._steering.settled(field, self._chosen.linear)
             yield self._made("keep what is earned", field, self._chosen.linear, state=self._chosen.state)
             self.notes.append("Where the deformation explained nothing of the images, the linear result was kept.")
 
@@ -234,6 +286,10 @@ class Run:
         if self._held is None or self._held[0] != key:
             self._held = key, leg.pair(*self._images.prepared(self.plan.settings, self.plan.device))
         return self._held[1]
+
+    def _take(self, guide: Guide | None) -> None:
+        self._steering.guide = guide or None
+        self._recorder.agree_with(guide or None)
 
     def _compare(self) -> None:
         """Begin to measure, or begin anew where the plan has changed."""

@@ -4,6 +4,8 @@ from geometry import smooth_displacement
 
 from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.layers.landmarks import Landmarks
+from RecurrentRegistrationLib.losses.guidance import Guidance
 from RecurrentRegistrationLib.methods.refine import SIMILARITIES, Refine
 
 
@@ -122,8 +124,9 @@ def test_landmarks_pull_where_the_images_say_nothing():
     flat[..., 9:12, 10:13, 11:14] = 1.0
     points = torch.tensor([[4.0, 5.0, 6.0], [15.0, 16.0, 17.0]])
     targets = points + torch.tensor([2.0, -1.0, 1.0])
-    method = Refine(scales=(1,), iterations=(60,), landmarks=(points, targets), landmark_weight=1.0, tolerance=0)
-    displacement = method(flat, flat.clone())
+    landmarks = Landmarks(points, targets, torch.ones(3), torch.ones(2), torch.zeros(3))
+    method = Refine(scales=(1,), iterations=(60,), tolerance=0)
+    displacement = method(flat, flat.clone(), guide=lambda shape: Guidance(landmarks))
     index = points.round().long()
     found = points + torch.stack([displacement[0, :, k, j, i] for k, j, i in index.tolist()])
     assert (found - targets).norm(dim=1).mean() < 0.5 * (points - targets).norm(dim=1).mean()
