@@ -6,6 +6,7 @@ follow tensors. The physical point of an index is `origin + direction @ (spacing
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Sequence
@@ -165,6 +166,20 @@ class Grid:
             for n, m, s in zip(self.size, reversed(shape), self.spacing, strict=True)
         )
         return Grid(tuple(reversed(shape)), steps, self.origin, self.direction)
+
+    def upright(self) -> Grid:
+        """The same voxels with the axes in the order, and turned the way, that is nearest to left, back and head."""
+        orders = itertools.permutations(range(self.dimension))
+        order = max(orders, key=lambda axes: np.abs(self.cosines[range(self.dimension), axes]).sum())
+        signs = np.where(self.cosines[range(self.dimension), order] < 0, -1, 1)
+        last = np.zeros(self.dimension)
+        last[list(order)] = np.where(signs < 0, np.array(self.size)[list(order)] - 1, 0)
+        return Grid(
+            tuple(self.size[axis] for axis in order),
+            tuple(self.spacing[axis] for axis in order),
+            tuple(self.physical(last).tolist()),
+            tuple((self.cosines[:, order] * signs).ravel().tolist()),
+        )
 
     def padded(self, before: Sequence[int], after: Sequence[int]) -> Grid:
         """More voxels (fewer where negative) before and after along (i, j[, k])."""

@@ -34,6 +34,7 @@ class Card:
         trained: whether it needs weights.
         default_steps: how many turns `count=None` makes.
         spacing: isotropic working spacing in millimetres, None for what the images and the memory allow.
+        upright: whether its working grid's axes go to the patient's left, back and head, as what it has learnt.
         multiple: working sizes are padded to multiples of this.
         intensities: "unit" for [0, 1], "zscore" for zero mean and unit deviation clamped to [-2, 2].
         masks: what it does with masks: "weights", it compares only what lies inside; "ignored", nothing.
@@ -54,6 +55,7 @@ class Card:
     trained: bool = True
     default_steps: int = 1
     spacing: float | None = None
+    upright: bool = False
     multiple: int = 1
     intensities: str = "unit"
     masks: Literal["weights", "ignored"] = "ignored"

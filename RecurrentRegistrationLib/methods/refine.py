@@ -10,15 +10,17 @@ folds left by interpolation are removed.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.layers.label_network import LabelNetwork
 from RecurrentRegistrationLib.losses import regularity
 from RecurrentRegistrationLib.losses.guidance import Guidance
 from RecurrentRegistrationLib.losses.similarity import (
@@ -64,6 +66,8 @@ CARD = Card(
     bytes_per_voxel=170,
 )
 
+FEATURED = replace(CARD, upright=True, bytes_per_voxel=600)  # with learnt features
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class State(base.State):
@@ -94,6 +98,8 @@ class _Level:
     moving: Tensor
     fixed_mask: Tensor | None
     moving_mask: Tensor | None
+    fixed_regions: Tensor | None = None
+    moving_regions: Tensor | None = None
 
 
 class Refine(Method):
@@ -112,6 +118,9 @@ class Refine(Method):
         tolerance: a level is left when ten iterations bring less than this share of its gain; 0 to stay to the end.
         diffusion: weight of the displacement's mean squared gradient.
         folding: weight of the mean of what the Jacobian determinant lies below 0.
+        features: options of a `LabelNetwork` with weights, whose regions are brought together, too; None for none.
+        feature_weight: weight of the regions' squared distance.
+        dimension: of the images, for that network.
     """
 
     card = CARD
@@ -129,6 +138,9 @@ class Refine(Method):
         tolerance: float = 0.02,
         diffusion: float = 0.0,
         folding: float = 0.0,
+        features: Mapping[str, Any] | None = None,
+        feature_weight: float = 1.0,
+        dimension: int = 3,
     ) -> None:
         super().__init__()
         if isinstance(similarity, str) and similarity not in SIMILARITIES:
@@ -138,6 +150,10 @@ class Refine(Method):
         self.step, self.gradient_smoothing, self.field_smoothing = step, gradient_smoothing, field_smoothing
         self.tolerance = tolerance
         self.damping, self.diffusion, self.folding = damping, diffusion, folding
+        self.features = None if features is None else LabelNetwork(dimension, **features)
+        self.feature_weight = feature_weight
+        if self.features is not None:
+            self.card = FEATURED
 
     def turns(self, state: State | None = None) -> int:
         """The schedule's iterations; 50 more where they have been made."""
@@ -190,7 +206,16 @@ class Refine(Method):
         with torch.inference_mode(False), torch.no_grad():
             images = [describe(_coarser(image.clone(), scale)) for image in (pair.fixed, pair.moving)]
             masks = [None if m is None else _coarser(m.to(images[0].dtype), scale) for m in masks]
-        return _Level(*images, *masks)
+        regions = [None, None] if self.features is None else [_coarser(r, scale) for r in self._regions(pair)]
+        return _Level(*images, *masks, *regions)
+
+    def _regions(self, pair: Pair) -> list[Tensor]:
+        """What the network takes each voxel of both images for."""
+        network = self.features
+        assert network is not None
+        with torch.inference_mode(False):
+            images = pair.fixed.clone(), pair.moving.clone()
+            return pair.once("regions", lambda: [network.describe(image) for image in images])
 
     def _iterate(
         self,
@@ -231,7 +256,12 @@ class Refine(Method):
 
     def _loss(self, level: _Level, values: Tensor) -> Tensor:
         warped = spatial.warp(level.moving, values, padding="border")
-        loss = self._compare(level.fixed, warped, self._weight(level, values))
+        weight = self._weight(level, values)
+        loss = self._compare(level.fixed, warped, weight)
+        if level.fixed_regions is not None and level.moving_regions is not None:
+            regions = spatial.warp(level.moving_regions, values, padding="border")
+            apart = MeanSquaredError()(level.fixed_regions, regions, weight) * regions.shape[1]
+            loss = loss + self.feature_weight * apart
         if self.diffusion:
             loss = loss + self.diffusion * regularity.diffusion(values)
         if self.folding:
@@ -309,5 +339,4 @@ def _finished(field: Tensor, guidance: Guidance | None) -> Tensor:
 
 def create(dimension: int = 3, **options) -> Refine:
     """Instance optimisation for 2 or 3 dimensions; see the options of `Refine`."""
-    del dimension  # every part serves both
-    return Refine(**options)
+    return Refine(dimension=dimension, **options)

@@ -142,6 +142,7 @@ def make_plan(images: Images, options: Options, *, name: str | None = None, why:
     if options.spacing and max(grid.size) < FEWEST:
         left = f"{max(grid.size)} voxels along the longest side"
         raise InputError(f"A working spacing of {options.spacing:g} mm leaves {left}: give a finer one.")
+    grid = grid.upright() if card.upright else grid
     reached = max((s for n, s in zip(grid.size, grid.spacing, strict=True) if n > 1), default=finest)
     if reached > 1.01 * finest:
         told.append(f"The working grid is {reached:.2f} mm instead of {finest:.2f} mm, to fit in memory.")

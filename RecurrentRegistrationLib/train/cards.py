@@ -8,6 +8,7 @@ from pathlib import Path
 from RecurrentRegistrationLib import weights
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.train.cases import TRAIN
+from RecurrentRegistrationLib.train.labelled import LabelledImages
 from RecurrentRegistrationLib.train.subjects import SubjectPairs
 
 
@@ -30,7 +31,7 @@ class Card:
     steps: int | None = None
 
 
-def publish(card: Card, trained: Path, folder: Path, data: SubjectPairs) -> Path:
+def publish(card: Card, trained: Path, folder: Path, data: SubjectPairs | LabelledImages) -> Path:
     """Write the weights of a finished training with their card below a folder; the folder of both.
 
     Args:

@@ -41,9 +41,12 @@ def replaced(tree: Tree, folder: Path) -> Tree:
     tree = copy.deepcopy(tree)
     dimension = tree.get("model", {}).get("dimension", 3)
     tree.setdefault("trainer", {}).update(devices=1, num_nodes=1, strategy="auto")
+    tree["trainer"]["precision"] = "32-true"  # levels of one or two voxels have no bf16 gradients on a processor
     tree["model"].pop("initial", None)
     arguments = tree["data"].setdefault("init_args", {})
-    arguments |= {"batch_size": 1, "workers": 0, "validation_pairs": 1}
+    arguments |= {"batch_size": 1, "workers": 0}
+    if "regions" not in arguments:  # single images are no pairs
+        arguments["validation_pairs"] = 1
     if "source" in arguments:
         arguments["source"] = _source(arguments["source"], dimension, folder)
         if "classes" not in arguments:  # subjects are read by the pairs themselves

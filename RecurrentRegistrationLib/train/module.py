@@ -73,7 +73,7 @@ class Training(LightningModule):
             raise InputError(f"A registration has 1 or more steps, not {steps}.")
         self.name, self.dimension, self.options, self.count = method, dimension, dict(options or {}), steps
         self.method = _create(method, dimension, self.options)
-        if not self.method.card.trained:
+        if not any(True for _ in self.method.parameters()):
             raise InputError(f"The method '{method}' has no weights to train.")
         if unrolling != Unrolling() and not self.method.card.recurrent:
             raise InputError(f"The method '{method}' has a fixed number of steps: leave out model.unrolling.")
@@ -154,9 +154,12 @@ class Training(LightningModule):
         self._log_validation(found)
 
     def _taught(self, batch: Batch) -> tuple[dict[str, Tensor], float]:
-        """The losses of the lesson, and the Dice of the labels that are told in both images."""
+        """The losses of the lesson, and the Dice of the labels that are told, in both images of a pair."""
+        if self.lesson is not None and "image" in batch:
+            seed = _mixed(self.seed, self.global_step, self.global_rank)
+            return self.lesson.told(self.method, seen(self.method, batch["image"]), batch["labels"], seed)
         if self.lesson is None or "fixed_maps" not in batch:
-            raise InputError("A lesson needs maps of the labels: take SubjectPairs as data.")
+            raise InputError("A lesson needs maps of the labels: take SubjectPairs or LabelledImages as data.")
         images = torch.cat([seen(self.method, batch[side]) for side in SIDES])
         labels = torch.cat([batch[f"{side}_maps"] for side in SIDES])
         found = self.lesson.maps(self.method, images, labels.shape[1])

@@ -29,6 +29,7 @@ from RecurrentRegistrationLib.train.callbacks import Cost, StopOnNaN
 from RecurrentRegistrationLib.train.cards import Card, publish
 from RecurrentRegistrationLib.train.checkpoints import CompleteCheckpoints
 from RecurrentRegistrationLib.train.data import ImagePairs
+from RecurrentRegistrationLib.train.labelled import LabelledImages
 from RecurrentRegistrationLib.train.module import Training
 from RecurrentRegistrationLib.train.subjects import SubjectPairs
 from RecurrentRegistrationLib.train.synthetic import SyntheticPairs
@@ -36,7 +37,7 @@ from RecurrentRegistrationLib.train.synthetic import SyntheticPairs
 __all__ = ["Work", "train"]
 
 # A configuration names classes; those that are imported go by their last name.
-NAMED = (ImagePairs, SubjectPairs, SyntheticPairs, saturation_recovery.SaturationRecovery)
+NAMED = (ImagePairs, LabelledImages, SubjectPairs, SyntheticPairs, saturation_recovery.SaturationRecovery)
 
 WEIGHTS, CHECKPOINT, LOGS = "model.safetensors", "last.ckpt", "logs"
 ENGINE = {
@@ -129,9 +130,10 @@ def _stage(work: Work, name: str, tree: configuration.Tree, output: Path) -> tup
     if work.resume and finished.exists() and not (last.exists() and _asks_for_more(trainer.max_steps, finished)):
         return cli, finished
     _check(trainer)
-    if cli.config_init["card"] is not None and not isinstance(cli.datamodule, SubjectPairs):
+    if cli.config_init["card"] is not None and not isinstance(cli.datamodule, (SubjectPairs, LabelledImages)):
         raise InputError(
-            "Weights with a card are trained on SubjectPairs: change data.class_path, or leave out the card."
+            "Weights with a card are trained on SubjectPairs or LabelledImages: change data.class_path, or leave out "
+            "the card."
         )
     try:
         with _no_trace(trainer, folder / LOGS):

@@ -14,7 +14,13 @@ from RecurrentRegistrationLib.train.run import Work, train
 
 ROOT = Path(__file__).parents[2] / "training" / "configs"
 CONFIGS = sorted(ROOT.rglob("*.yaml"))
-VALIDATED = {"riir/oasis", "rwcnet/nlst_lapirn", "r2n2/lung_2dt", "avsm/oai_cross_subject_voxelmorph"}
+VALIDATED = {
+    "riir/oasis",
+    "rwcnet/nlst_lapirn",
+    "r2n2/lung_2dt",
+    "avsm/oai_cross_subject_voxelmorph",
+    "weights/brain-features",
+}
 
 # Narrow networks and few turns: the dry run asks whether a configuration fits together, not whether it is fast.
 NARROW = {

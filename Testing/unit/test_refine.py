@@ -135,3 +135,25 @@ def test_landmarks_pull_where_the_images_say_nothing():
 def test_an_unknown_similarity_is_named_with_the_known_ones():
     with pytest.raises(InputError, match="lncc, mse, nmi, mind"):
         Refine(similarity="nonsense")
+
+
+def test_learnt_regions_are_brought_together_where_the_image_says_nothing():
+    """What the network tells from the image counts, also on coarser levels and where the image term is silent."""
+    shape = (28, 33, 30)
+    fixed, moving, known = pair(shape)
+    options = {"scales": (2, 1), "iterations": (30, 30), "features": {"labels": 3, "width": 4, "coarsening": 1.5}}
+    method = Refine(similarity=lambda fixed, warped, weight: 0 * warped.mean(), **options)
+    method.features.describe = lambda image: 2 * image.expand(-1, 12, *image.shape[2:])
+    assert error(method.eval()(fixed, moving), known) < 0.3 * error(torch.zeros_like(known), known)
+    assert method.card.upright
+    assert not Refine().card.upright
+
+
+def test_regions_are_told_by_codes_that_lie_apart():
+    network = Refine(features={"labels": 40, "width": 4, "channels": 12, "coarsening": 2}, dimension=2).features
+    apart = torch.cdist(network.codes, network.codes).square()
+    assert apart.sum() / (41 * 40) == pytest.approx(2, rel=0.05)
+    assert apart[~torch.eye(41, dtype=torch.bool)].min() > 0.3
+    told = network.describe(torch.rand(2, 1, 19, 27))
+    assert told.shape == (2, 12, 19, 27)
+    assert torch.equal(network.describe(torch.zeros(1, 1, 9, 9)), network.describe(torch.zeros(1, 1, 9, 9)))

@@ -64,6 +64,16 @@ def test_a_known_deformation_is_found_in_every_orientation(name):
     assert result.report["folded_voxels"] == 0
 
 
+def test_what_has_learnt_one_orientation_sees_no_other():
+    fixed, moving, points, targets = made_pair(cosines=GRIDS["left-handed oblique"].cosines)
+    features = {"features": {"labels": 3, "width": 4}, "feature_weight": 0.0}
+    run = start(fixed, moving, options=dataclasses.replace(FAST, method_options={**QUICK, **features}))
+    for _ in run:
+        pass
+    assert (run.plan.grid.cosines.argmax(axis=0) == [0, 1, 2]).all()
+    assert error_mm(run.result().transform, points, targets) < 1.0
+
+
 @pytest.fixture(scope="module")
 def finished() -> Registration:
     fixed, moving, _, _ = made_pair()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import itertools
 import struct
 
 import numpy as np
@@ -42,6 +43,17 @@ class TestGrid:
         assert len(grid.corners()) == 2**grid.dimension
         ends = np.sort(grid.index(grid.corners()), axis=0)
         assert np.allclose(ends[[0, -1]], [np.zeros(grid.dimension), np.array(grid.size) - 1], atol=1e-9)
+
+    def test_upright_is_the_same_voxels_with_axes_to_left_back_and_head(self, grid):
+        upright = grid.upright()
+        orders = itertools.permutations(range(grid.dimension))
+        best = max(np.abs(grid.cosines[range(grid.dimension), order]).sum() for order in orders)
+        assert np.trace(upright.cosines) == pytest.approx(best)
+        assert (np.diag(upright.cosines) > 0).all()
+        assert {tuple(p) for p in upright.corners().round(6)} == {tuple(p) for p in grid.corners().round(6)}
+        assert sorted(zip(upright.size, upright.spacing, strict=True)) == sorted(
+            zip(grid.size, grid.spacing, strict=True)
+        )
 
     @pytest.mark.parametrize("spacing", [1.0, 3.0, 4.7])
     def test_resampled_covers_the_same_box(self, grid, spacing):

@@ -21,6 +21,7 @@ class Folder(Source):
         pattern: of the images' names.
         subject: a regular expression whose first group in an image's name is its subject; None for the whole name.
         group: likewise for what the cases of a pair may have to share.
+        suffix: what the names of label maps have beyond those of their images.
         root: where these folders are; by itself it can be given for another place of the data.
     """
 
@@ -33,13 +34,14 @@ class Folder(Source):
         pattern: str = "*",
         subject: str | None = None,
         group: str | None = None,
+        suffix: str = "",
         root: Path = Path(),
     ) -> None:
         self.root, self.images = Path(root), Path(root) / images
         self.labels, self.keypoints, self.masks = (
             None if folder is None else self.root / folder for folder in (labels, keypoints, masks)
         )
-        self.pattern, self.subject, self.group = pattern, subject, group
+        self.pattern, self.subject, self.group, self.suffix = pattern, subject, group, suffix
 
     def collect(self) -> Collection:
         """One case for each image; an annotation that is missing stays None, but not all of a kind."""
@@ -54,7 +56,7 @@ class Folder(Source):
             name=name,
             subject=_first_group(self.subject, name) if self.subject else name,
             image=str(path),
-            labels=beside(self.labels, name, IMAGES),
+            labels=beside(self.labels, name + self.suffix, IMAGES),
             keypoints=beside(self.keypoints, name, (".csv", ".fcsv", ".mrk.json", ".txt")),
             mask=beside(self.masks, name, IMAGES),
             group=_first_group(self.group, name) if self.group else "",
