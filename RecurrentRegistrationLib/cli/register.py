@@ -47,6 +47,26 @@ def register(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     seed: Annotated[int, typer.Option(help="The same seed gives the same result.")] = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads (default: all).")] = None,
+    fixed_points: Annotated[Path | None, typer.Option(help="Landmarks of the fixed image, to be brought onto")] = None,
+    moving_points: Annotated[Path | None, typer.Option(help="those of the moving image: same names or order.")] = None,
+    landmark_error: Annotated[float, typer.Option(min=0, help="How well landmarks are known, millimetres.")] = 1.0,
+    leave_out: Annotated[
+        bool, typer.Option("--leave-out", help="Measure each landmark by a registration that does not see it.")
+    ] = False,
+    fixed_labels: Annotated[
+        str | None, typer.Option(help="Label map or segmentation of the fixed image, to overlap with")
+    ] = None,
+    moving_labels: Annotated[str | None, typer.Option(help="that of the moving image: same names or values.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A label to use (default: all of both); may be repeated.")
+    ] = None,
+    rigid: Annotated[
+        str | None, typer.Option(help="Mask on the fixed image: each connected part of a value moves as a rigid body.")
+    ] = None,
+    rigid_label: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="The same for a label of the fixed image; may be repeated.")
+    ] = None,
+    still: Annotated[str | None, typer.Option(help="Mask on the fixed image: nothing deforms there.")] = None,
     interpolation: Annotated[str, typer.Option(help="Of warped.nrrd: linear, nearest, label or bspline.")] = "linear",
     background: Annotated[
         float | None, typer.Option(help="Value of warped.nrrd outside the moving image (default: its own lowest).")
@@ -62,8 +82,10 @@ def register(
     """
     from RecurrentRegistrationLib import pipeline
     from RecurrentRegistrationLib.io.documents import to_json
+    from RecurrentRegistrationLib.pipeline.guide_files import GuideFiles
     from RecurrentRegistrationLib.pipeline.inputs import Input, notice
     from RecurrentRegistrationLib.pipeline.kept_steps import History
+    from RecurrentRegistrationLib.pipeline.left_out import check_left_out, left_out
     from RecurrentRegistrationLib.report.folder import STEPS, result_folder, write_results, write_steps
     from RecurrentRegistrationLib.volume import INTERPOLATORS
 
@@ -94,14 +116,29 @@ def register(
             name: Input.read(path, mask=name.endswith("mask")) for name, path in named.items() if path is not None
         }
         volumes: dict[str, Any] = {name: source.volume for name, source in inputs.items()}
-        run = pipeline.start(**volumes, options=options)
+        files = GuideFiles(fixed_points, moving_points, fixed_labels, moving_labels, rigid, still)
+        grids = volumes["fixed"].grid, volumes["moving"].grid
+        guide, notes = files.read(*grids, error=landmark_error, labels=label, rigid_labels=rigid_label)
+        if leave_out:
+            check_left_out(guide)
+        run = pipeline.start(**volumes, options=options, guide=guide)
+        run.notes += notes
         if warning := notice(inputs):
             display.note(warning)
         history = History(keep=STEPS)
         with once_held() as hold, result_folder(output) as folder:
             cancelled = not _finished(run, history, display, hold)
+            result = run.result()
+            if guide:
+                result.report["guide"]["files"] = files.named
+            if leave_out and not cancelled:
+                display.phase("leave out")
+                for n, found in enumerate(
+                    left_out(guide, lambda g: pipeline.start(**volumes, options=options, guide=g))
+                ):
+                    result.report["guide"]["landmarks"][n]["left_out_mm"] = found
             display.phase("write")
-            report = write_results(run.result(), inputs, folder, interpolation=interpolation, background=background)
+            report = write_results(result, inputs, folder, interpolation=interpolation, background=background)
             if save_steps:
                 write_steps(inputs["fixed"].volume.grid, history.kept, folder / "steps.seq.nrrd")
     if as_json:
@@ -156,6 +193,22 @@ def use_threads(count: int) -> None:
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(count)
 
 
+def guide_lines(report: dict[str, Any]) -> list[str]:
+    """What became of the landmarks and labels of a guide."""
+    guide = report.get("guide", {})
+    lines = []
+    for title, unit, form in (("landmarks", "mm", "{:.2f} mm"), ("labels", "dice", "Dice {:.3f}")):
+        if rows := guide.get(title):
+            means = [
+                form.format(sum(row[f"{when}_{unit}"] for row in rows) / len(rows)) for when in ("before", "after")
+            ]
+            lines.append(f"{len(rows)} {title}: {means[0]} before, {means[1]} after, on average")
+    known = [row["left_out_mm"] for row in guide.get("landmarks", ()) if "left_out_mm" in row]
+    if known:
+        lines.append(f"left out one by one, landmarks are {sum(known) / len(known):.2f} mm off on average")
+    return lines
+
+
 def _summary(report: dict[str, Any], output: Path) -> str:
     jacobian = report["jacobian"]
     return "\n".join(
@@ -164,6 +217,7 @@ def _summary(report: dict[str, Any], output: Path) -> str:
             f"displacement {report['displacement_mm']['mean']:.1f} mm on average",
             f"folding {report['folded_voxels']} voxels ({report['folding']:.3f} %), "
             f"Jacobian {jacobian['min']:.2f} to {jacobian['max']:.2f}",
+            *guide_lines(report),
             f"results in {output}: look at report.png",
         ]
     )

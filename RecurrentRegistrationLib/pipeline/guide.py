@@ -6,7 +6,7 @@ Everything lies in physical space, LPS millimetres; masks and labels may lie on 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,11 +45,15 @@ class LandmarkPairs:
             raise InputError(
                 f"There are {len(fixed)} fixed and {len(moving)} moving landmarks: give each its partner, in one order."
             )
-        order = list(range(len(fixed)))
         if len(set(fixed.labels)) == len(fixed) and set(fixed.labels) == set(moving.labels):
             order = [moving.labels.index(name) for name in fixed.labels]
-        there = moving.positions[order]
-        return cls(fixed.positions, there, fixed.labels, np.full(len(fixed), float(error)))
+            moving = Points(moving.positions[order], fixed.labels)
+        return cls.in_order(fixed, moving, error)
+
+    @classmethod
+    def in_order(cls, fixed: Points, moving: Points, error: float = LOCALISATION) -> LandmarkPairs:
+        """Pair two lists of one length by their order; names that come twice get a number."""
+        return cls(fixed.positions, moving.positions, tuple(_unique(fixed.labels)), np.full(len(fixed), float(error)))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -61,22 +65,31 @@ class LandmarkPairs:
 
 
 @dataclass(frozen=True, eq=False)
+class Label:
+    """A structure of one image: a value of a label map."""
+
+    volume: Volume
+    value: int
+
+    @property
+    def inside(self) -> np.ndarray:
+        """Which voxels of the map it fills, `[*S]`."""
+        return self.volume.array[0] == self.value
+
+
+@dataclass(frozen=True, eq=False)
 class LabelPair:
-    """A structure that both images show, as a value of a label map of each.
+    """A structure that both images show.
 
     Attributes:
         name: of the structure.
-        fixed: the label map of the fixed image.
-        moving: that of the moving image.
-        fixed_value: its value there.
-        moving_value: and here.
+        fixed: where it is in the fixed image.
+        moving: and in the moving one.
     """
 
     name: str
-    fixed: Volume
-    moving: Volume
-    fixed_value: int
-    moving_value: int
+    fixed: Label
+    moving: Label
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,47 +117,45 @@ class Guide:
         return dataclasses.replace(self, landmarks=self.landmarks.without(number))
 
 
+def _unique(names: Sequence[str]) -> Iterator[str]:
+    """The names, those that come again with their number in the list."""
+    for n, name in enumerate(names):
+        yield name if name and names.index(name) == n else f"{name} ({n + 1})".strip()
+
+
 def label_pairs(
-    fixed: Volume,
-    moving: Volume,
-    *,
-    fixed_names: Mapping[str, int] | None = None,
-    moving_names: Mapping[str, int] | None = None,
-    chosen: Sequence[str] | None = None,
+    fixed: Mapping[str, Label], moving: Mapping[str, Label], chosen: Sequence[str] | None = None
 ) -> tuple[LabelPair, ...]:
-    """The structures that two label maps share: by name where both have names, otherwise by value.
+    """The structures that two images' labels share, by name; capitals and small letters are the same.
 
     Args:
-        fixed: label map of the fixed image; 0 is no label.
-        moving: label map of the moving image.
-        fixed_names: value of each name in the first map.
-        moving_names: and in the second one.
-        chosen: names (or values) to take; None for all that they share.
+        fixed: labels of the fixed image by name (of a map without names: its values, see `labels_of`).
+        moving: labels of the moving image.
+        chosen: names to take; None for all that they share.
 
     Raises:
         InputError: they share none, or one of the chosen is missing on a side.
     """
-    there, here = _values(fixed), _values(moving)
-    if fixed_names and moving_names:
-        first = {name: value for name, value in fixed_names.items() if value in there}
-        second = {name: value for name, value in moving_names.items() if value in here}
-    else:
-        first, second = ({str(value): value for value in values} for values in (there, here))
-    shared = [name for name in first if name in second]
+    there = {name.casefold(): label for name, label in moving.items()}
+    shared = {name.casefold(): name for name in fixed if name.casefold() in there}
     for name in chosen or ():
-        if name not in shared:
-            side = "moving" if name in first else "fixed"
+        if name.casefold() not in shared:
+            side = "moving" if name.casefold() in {known.casefold() for known in fixed} else "fixed"
             raise InputError(f"The label '{name}' is not in the labels of the {side} image: mark it there or omit it.")
     if not shared:
         raise InputError("The fixed and the moving labels share none: use the same values, or names, in both.")
-    names = shared if chosen is None else [name for name in shared if name in chosen]
-    return tuple(LabelPair(name, fixed, moving, first[name], second[name]) for name in names)
+    keys = shared if chosen is None else [name.casefold() for name in chosen]
+    return tuple(LabelPair(shared[key], fixed[shared[key]], there[key]) for key in keys)
 
 
-def unpaired(fixed: Volume, moving: Volume) -> list[int]:
-    """Values that only one of two label maps holds."""
-    return sorted(_values(fixed) ^ _values(moving))
+def unpaired(fixed: Mapping[str, Label], moving: Mapping[str, Label]) -> list[str]:
+    """Names that only one of two images' labels hold."""
+    names = {name.casefold(): name for name in (*moving, *fixed)}
+    return sorted(names[key] for key in {n.casefold() for n in fixed} ^ {n.casefold() for n in moving})
 
 
-def _values(labels: Volume) -> set[int]:
-    return {int(value) for value in np.unique(labels.array)} - {0}
+def labels_of(volume: Volume, names: Mapping[str, int] | None = None) -> dict[str, Label]:
+    """The labels of a map that it does hold, by name, or by value where there are no names; 0 is no label."""
+    values = {int(value) for value in np.unique(volume.array)} - {0}
+    named = {str(value): value for value in sorted(values)} if names is None else names
+    return {name: Label(volume, value) for name, value in named.items() if value in values}

@@ -31,12 +31,9 @@ def check_guide(guide: Guide, images: Images, linear: np.ndarray | None = None) 
         _check_landmarks(guide.landmarks, images)
         _check_swapped(guide.landmarks, linear)
     for pair in guide.labels:
-        for name, volume, value in (
-            ("fixed", pair.fixed, pair.fixed_value),
-            ("moving", pair.moving, pair.moving_value),
-        ):
-            _check_dimension(volume, images, f"labels of the {name} image are")
-            if not (volume.array == value).any():
+        for name, label in (("fixed", pair.fixed), ("moving", pair.moving)):
+            _check_dimension(label.volume, images, f"labels of the {name} image are")
+            if not label.inside.any():
                 raise InputError(f"The label '{pair.name}' is not in the labels of the {name} image: mark it there.")
     for volume, title in ((guide.rigid, "rigid regions"), (guide.still, "regions to be left alone")):
         if volume is not None:

@@ -14,7 +14,7 @@ from RecurrentRegistrationLib.layers.landmarks import Landmarks
 from RecurrentRegistrationLib.layers.regions import Region, Regions, faded
 from RecurrentRegistrationLib.losses.guidance import Guidance
 from RecurrentRegistrationLib.losses.overlap import Structure
-from RecurrentRegistrationLib.pipeline.guide import Guide, LabelPair, LandmarkPairs
+from RecurrentRegistrationLib.pipeline.guide import Guide, Label, LabelPair, LandmarkPairs
 from RecurrentRegistrationLib.pipeline.preparation import Prepared
 from RecurrentRegistrationLib.transform import Affine, DisplacementField
 from RecurrentRegistrationLib.volume import Grid, Volume
@@ -68,7 +68,7 @@ def landmarks_on(pairs: LandmarkPairs, grid: Grid, linear: np.ndarray, device: t
 
 def structure_on(pair: LabelPair, grid: Grid, linear: np.ndarray, device: torch.device) -> Structure | None:
     """A structure on the box of a grid that holds it in both images; None where the grid does not show it."""
-    fixed, moving = _alone(pair.fixed, pair.fixed_value), _alone(pair.moving, pair.moving_value)
+    fixed, moving = _alone(pair.fixed), _alone(pair.moving)
     back = np.linalg.inv(linear)
     corners = [fixed.grid.corners(), Affine(back).map_points(moving.grid.corners())]
     box = _box(np.concatenate([Affine(grid.physical_to_tensor).map_points(c) for c in corners]), grid.shape, AROUND)
@@ -79,9 +79,9 @@ def structure_on(pair: LabelPair, grid: Grid, linear: np.ndarray, device: torch.
     return Structure(box, *(v.to(device) for v in values))
 
 
-def _alone(labels: Volume, value: int) -> Prepared:
-    """One label, cropped, as an image that is 1 in it."""
-    inside = labels.array[0] == value
+def _alone(label: Label) -> Prepared:
+    """A label, cropped, as an image that is 1 in it."""
+    inside = label.inside
     where = ndimage.find_objects(inside.astype(np.int8))[0]
     first, last = (
         [max(s.start - 2, 0) for s in where],
@@ -89,7 +89,8 @@ def _alone(labels: Volume, value: int) -> Prepared:
     )
     crop = inside[tuple(slice(a, b) for a, b in zip(first, last, strict=True))]
     size = [b - a for a, b in zip(first, last, strict=True)]
-    return Prepared(torch.from_numpy(crop.astype(np.float32))[None, None], labels.grid.cropped(first[::-1], size[::-1]))
+    grid = label.volume.grid.cropped(first[::-1], size[::-1])
+    return Prepared(torch.from_numpy(crop.astype(np.float32))[None, None], grid)
 
 
 def regions_on(guide: Guide, grid: Grid, linear: np.ndarray, device: torch.device) -> Regions | None:

@@ -37,7 +37,7 @@ class History:
 
     def offer(self, step: Step) -> bool:
         """Keep a step, or not: every n-th is kept, and the last of each stage."""
-        if step.index % self._every and not _ends_stage(step.stage) and step.phase != "conclude":
+        if step.index % self._every and not _ends_stage(step.stage) and step.phase not in ("correct", "conclude"):
             return False
         self.kept.append(dataclasses.replace(step, field=_as(step.field, torch.float16)))
         self._forget_states()

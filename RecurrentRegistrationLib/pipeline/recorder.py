@@ -59,6 +59,16 @@ class Recorder:
         """Tell of the steps from here on how well they agree with a guide."""
         self._agreement = None if guide is None else Agreement(guide)
 
+    def guided(self, step: Step) -> dict[str, Any]:
+        """What a report says of a step and the guide; nothing where there is none."""
+        if self._agreement is None:
+            return {}
+        before = Step(
+            0, "start", "", _still(self._domain), np.eye(self._domain.dimension + 1), self._domain, self.before
+        )
+        records = [record for record in self.steps if record["index"] <= step.index]
+        return {"guide": self._agreement.report(before, records, step)}
+
     def made(
         self,
         phase: str,

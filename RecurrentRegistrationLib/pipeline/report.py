@@ -37,6 +37,7 @@ def report(plan: Plan, recorder: Recorder, clock: Clock, step: Step, notes: Sequ
         "peak_memory_bytes": memory.peak(),
         "steps": [record for record in recorder.steps if record["index"] <= step.index],
         **step.volume_change,
+        **recorder.guided(step),
     }
 
 

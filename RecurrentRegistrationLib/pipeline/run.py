@@ -117,6 +117,10 @@ class Run:
             check_guide(guide, self._images, None if self.last is None else self.last.linear)
         self._take(guide)
 
+    def agreement(self) -> dict[str, Any]:
+        """How well the last step agrees with the guide: "landmarks" and "labels" one by one; empty without either."""
+        return {} if self.last is None else self._recorder.guided(self.last).get("guide", {})
+
     def correct(self) -> Iterator[Step]:
         """Do at once what the guide asks for, around where it asks; what is far away stays exactly as it was.
 

@@ -155,6 +155,13 @@ def _facts(report: dict[str, Any]) -> dict[str, str]:
         "Volume": f"{jacobian['min']:.2f}× to {jacobian['max']:.2f}×, mean {jacobian['mean']:.2f}×",
         "Time": f"{sum(report['seconds'].values()):.1f} s",
     }
+    guide = report.get("guide", {})
+    if rows := guide.get("landmarks"):
+        before, after = (max(row[f"{when}_mm"] for row in rows) for when in ("before", "after"))
+        facts["Landmarks"] = f"{len(rows)}, worst {after:.1f} mm (before: {before:.1f} mm)"
+    if rows := guide.get("labels"):
+        before, after = (sum(row[f"{when}_dice"] for row in rows) / len(rows) for when in ("before", "after"))
+        facts["Labels"] = f"{len(rows)}, mean Dice {after:.2f} (before: {before:.2f})"
     if report["peak_memory_bytes"]:
         facts["Memory"] = f"{report['peak_memory_bytes'] / 2**30:.1f} GiB"
     return facts

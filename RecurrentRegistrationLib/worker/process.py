@@ -13,9 +13,16 @@ the events `done`, `cancelled` and `error`, which carries the request's `id`. Op
 - `memory` with `fixed`, `moving`, [`fixed_mask`, `moving_mask`, `options`] → `bytes` the registration takes at most,
   `notes` about what was chosen, `steps` planned. It checks the inputs as `register` does.
 - `register` with `fixed`, `moving`: files, [`fixed_mask`, `moving_mask`, `options`: fields of `pipeline.Options`,
-  `display`] → `steps` made.
+  `guide`, `display`] → `steps` made.
 - `continue` with `count`, [`display`] → `steps`; the method goes on from the last step.
 - `refine` with `count`, [`display`] → `steps`; optimises what the last step left.
+- `guide` with [`guide`] → `agreement` of the last step with it: lists of `landmarks` (`name`, `before_mm`,
+  `stages_mm`, `after_mm`) and `labels` (`name`, `before_dice`, `stages_dice`, `after_dice`). From the next step on,
+  `continue`, `refine` and `correct` follow it; without a `guide` nothing guides any more. Where it is wrong there is an
+  `error`, and the one before stays. While a registration is under way, `cancel` it first and `continue` afterwards.
+- `correct` with [`display`] → `steps`: does at once what the guide asks for, around where it asks, in one step that is
+  always kept; what is far away stays bit by bit what it was. No step where nothing has to be done.
+- `map` with `points`, `[[x, y, z], …]` on the fixed image → `points` where the last step takes them, LPS millimetres.
 - `accept` with `step` → `steps`; a kept step becomes the last one, later steps are forgotten.
 - `result` with `folder`, [`step`, `save_steps`, `interpolation`, `background`, `inverse`] → `files`, `report`: what the
   command `register` writes, as of a kept step (default: the last one), and where asked for `inverse.h5`, the transform
@@ -26,21 +33,29 @@ the events `done`, `cancelled` and `error`, which carries the request's `id`. Op
 - `cancel` → at once, past the queue; see below.
 - `shutdown` → the process ends.
 
+`guide` is an object; each of its fields may be absent: `landmarks`, a list of `{"fixed": [x, y, z], "moving":
+[x, y, z], "name": …, "error": mm}` (LPS, millimetres; name and error may be absent), or the files `fixed_points` and
+`moving_points` with `landmark_error`; the files `fixed_labels` and `moving_labels` (label maps, paired by value, or
+segmentations of 3D Slicer, by the names of their segments) with `labels`, the names to use; `rigid`, a mask or label
+map on the fixed image whose connected parts move as rigid bodies, or `rigid_labels`, names of the fixed labels that do;
+`still`, a mask on the fixed image where nothing deforms.
+
 `display` is `{"folder": …, "longest": 96, "type": "float16"}` (or "float32") and asks for the displacement of the kept
 steps in NumPy files.
 
 **Events** before the end of a request, with its `id`:
 
-- `phase` with `name`: "read", "prepare", "align", "deform", "refine", "write".
+- `phase` with `name`: "read", "prepare", "align", "search", "deform", "refine", "correct", "conclude", "write".
 - `note` with `text`: a sentence for the user. `log` with `text`: one for the log.
 - `measure` with `name` ("correlation" or "information"), `before` (similarity of the images as their headers place
   them) and `similarity` (of the steps so far by index): how steps are measured from here on. It comes before the first
   step, and again where the contrasts turn out to differ.
 - `step` with `index`, `phase`, `stage`, `planned`, `similarity` (the same measure over the whole run, higher is
   better), `best` (index of the most similar step so far), `mean_update_mm`, `folding` (%), `seconds`, `kept`,
-  `display`, and `beyond_training` where a network gets worse past the steps it was trained for. A step that is kept can
-  be accepted and written later: about 40 of a run, the last of
-  each stage among them. `display` is null or has a `path` and its grid's `size`, `spacing`, `origin`, `direction`
+  `display`; with a guide `landmark_error_mm` (mean), `landmark_worst_mm`, `landmarks_mm` (by name), `label_overlap`
+  (mean Dice) and `labels_dice` (by name); and `beyond_training` where a network gets worse past the steps it was
+  trained for. A step that is kept can be accepted and written later: about 40 of a run, the last of each stage among
+  them. `display` is null or has a `path` and its grid's `size`, `spacing`, `origin`, `direction`
   (LPS, millimetres, index order i, j, k): the `.npy` file holds `[k, j, i, 3]`, the whole displacement from fixed to
   moving points there, LPS millimetres. It is complete when the event comes, and belongs to the receiver.
 - `error` with `kind` ("input", "memory" or "internal") and `text`, one sentence. The process lives on.

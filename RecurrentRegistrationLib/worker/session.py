@@ -18,6 +18,8 @@ from RecurrentRegistrationLib import methods
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.io.files import complete
 from RecurrentRegistrationLib.pipeline import Run, memory, start, uncertainty
+from RecurrentRegistrationLib.pipeline.guide import LOCALISATION, Guide
+from RecurrentRegistrationLib.pipeline.guide_files import GuideFiles, landmarks_from
 from RecurrentRegistrationLib.pipeline.inputs import Input, notice
 from RecurrentRegistrationLib.pipeline.kept_steps import History
 from RecurrentRegistrationLib.pipeline.options import Options
@@ -89,6 +91,7 @@ class Session:
         fixed_mask: str | None = None,
         moving_mask: str | None = None,
         options: Fields | None = None,
+        guide: Fields | None = None,
         display: Fields | None = None,
     ) -> Answer:
         """Register, from the beginning."""
@@ -97,7 +100,7 @@ class Session:
         inputs = _read(fixed, moving, fixed_mask, moving_mask)
         if warning := notice(inputs):
             self._tell("note", text=warning)
-        self._run = self._begun(inputs, options)
+        self._run = self._begun(inputs, options, guide)
         self._inputs = inputs
         return self._advance(iter(self._run), self._run.plan.planned_steps, display)
 
@@ -110,6 +113,31 @@ class Session:
         """Instance optimisation of the last step."""
         run = self._current
         return self._advance(run.refine(count), count, display)
+
+    def guide(self, guide: Fields | None = None) -> Answer:
+        """Take what the user knows from the next step on."""
+        run = self._current
+        images = self._inputs["fixed"].volume.grid, self._inputs["moving"].volume.grid
+        read, notes = (None, []) if guide is None else _guide(guide, *images)
+        run.guide(read)
+        for note in notes:
+            self._tell("note", text=note)
+        return {"agreement": run.agreement()}
+
+    def correct(self, display: Fields | None = None) -> Answer:
+        """Do what the guide asks for, where it asks."""
+        return self._advance(self._current.correct(), 1, display)
+
+    def where(self, points: Sequence[Sequence[float]]) -> Answer:
+        """Where the last step takes fixed points."""
+        run = self._current
+        dimension = self._inputs["fixed"].volume.grid.dimension
+        try:
+            fixed = np.array(points, dtype=float).reshape(-1, dimension)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"Points are lists of {dimension} numbers.") from error
+        mapped = fixed if run.last is None else run.last.transform.map_points(fixed)
+        return {"points": mapped.tolist()}
 
     def accept(self, step: int) -> Answer:
         """Make a step the last one."""
@@ -171,13 +199,16 @@ class Session:
         self._run.go_back(self._last)
         self._history.forget_after(0 if self._last is None else self._last.index)
 
-    def _begun(self, inputs: dict[str, Input], options: Fields | None) -> Run:
+    def _begun(self, inputs: dict[str, Input], options: Fields | None, guide: Fields | None = None) -> Run:
         known = {field.name for field in dataclasses.fields(Options)}
         if unknown := set(options or {}) - known:
             raise InputError(f"There is no option '{unknown.pop()}'; there are {', '.join(sorted(known))}.")
         volumes: dict[str, Any] = {name: source.volume for name, source in inputs.items()}
         self._enter("prepare")
-        return start(**volumes, options=Options(**(options or {})))
+        known_of_it, notes = (None, []) if guide is None else _guide(guide, *(volumes[n].grid for n in _PAIR))
+        run = start(**volumes, options=Options(**(options or {})), guide=known_of_it)
+        run.notes += notes
+        return run
 
     def _advance(self, steps: Iterator[Step], count: int, display: Fields | None) -> Answer:
         """Make steps and tell each."""
@@ -191,9 +222,7 @@ class Session:
                 measured = run.before
                 similarity = {record["index"]: record["similarity"] for record in run.steps}
                 self._tell("measure", name=run.plan.settings.measure, before=run.before, similarity=similarity)
-            for note in run.notes[self._told :]:
-                self._tell("note", text=note)
-            self._told = len(run.notes)
+            self._tell_notes(run)
             self._enter(run.phase)
             kept = self._history.offer(step)
             file = shown.write(step.index, step.transform) if shown is not None and kept else None
@@ -203,7 +232,13 @@ class Session:
                     "step", planned=max(planned, step.index), kept=kept, best=best, display=file, **run.steps[-1]
                 ):
                     self._last = step
+        self._tell_notes(run)
         return {"steps": len(run.steps)}
+
+    def _tell_notes(self, run: Run) -> None:
+        for note in run.notes[self._told :]:
+            self._tell("note", text=note)
+        self._told = len(run.notes)
 
     def _enter(self, phase: str) -> None:
         if phase != self._phase:
@@ -244,6 +279,21 @@ def _read(fixed: str, moving: str, fixed_mask: str | None, moving_mask: str | No
     return {name: Input.read(path) for name, path in named.items() if path is not None}
 
 
+_PAIR = ("fixed", "moving")
+
+
+def _guide(fields: Fields, fixed: Grid, moving: Grid) -> tuple[Guide, list[str]]:
+    """The guide of a request, and what is to be said about it."""
+    fields = dict(fields)
+    rows, labels, rigid = (fields.pop(name, None) for name in ("landmarks", "labels", "rigid_labels"))
+    error = fields.pop("landmark_error", LOCALISATION)
+    known = {field.name for field in dataclasses.fields(GuideFiles)}
+    if unknown := set(fields) - known:
+        raise InputError(f"A guide has no '{unknown.pop()}'; it has landmarks, {', '.join(sorted(known))}.")
+    guide, notes = GuideFiles(**fields).read(fixed, moving, error=error, labels=labels, rigid_labels=rigid)
+    return (dataclasses.replace(guide, landmarks=landmarks_from(rows)) if rows else guide), notes
+
+
 def _devices() -> Iterator[dict[str, Any]]:
     cpu = memory.available(torch.device("cpu"))
     yield {"name": "cpu", "title": platform.processor() or platform.machine(), "free": cpu, "total": None}
@@ -259,6 +309,9 @@ COMMANDS: dict[str, Callable[..., Answer]] = {
     "register": Session.register,
     "continue": Session.go_on,
     "refine": Session.refine,
+    "guide": Session.guide,
+    "correct": Session.correct,
+    "map": Session.where,
     "accept": Session.accept,
     "result": Session.result,
     "uncertainty": Session.uncertainty,

@@ -311,3 +311,55 @@ def test_an_untrained_method_is_tried_out_only_when_asked(images, tmp_path, caps
     assert not (tmp_path / "out").exists()
     assert run([*line, *QUICK[:4], "--untrained"]) == 0
     assert "its output means nothing" in capsys.readouterr().err
+
+
+def test_a_guide_is_followed_and_reported(images, tmp_path, capsys):
+    """A landmark moved by 3 mm along x, and labels of both sides, one of which the moving image does not have."""
+    fixed = np.array([[-3.0, 2], [4, -1]])
+    moving = fixed + np.array([3, 0])
+    for name, positions in (("f", fixed), ("m", moving)):
+        write_points(Points(positions, ("left", "right")), tmp_path / f"{name}.csv")
+    labels = Volume.read(images / "labels2d.nrrd")
+    Volume(labels.array * (labels.array == 1), labels.grid).write(tmp_path / "labels.nrrd")
+    line = ["register", *(str(images / name) for name in PAIR_2D), "-o", str(tmp_path / "out"), *QUICK, "--json"]
+    points = ["--fixed-points", str(tmp_path / "f.csv"), "--moving-points", str(tmp_path / "m.csv"), "--leave-out"]
+    maps = ["--fixed-labels", str(images / "labels2d.nrrd"), "--moving-labels", str(tmp_path / "labels.nrrd")]
+    assert run([*line, *points, *maps]) == 0
+    told = capsys.readouterr()
+    guide = json.loads(told.out)["guide"]
+    assert [row["name"] for row in guide["landmarks"]] == ["left", "right"]
+    for row in guide["landmarks"]:
+        assert row["before_mm"] == pytest.approx(3)
+        assert row["after_mm"] == pytest.approx(row["stages_mm"]["deform"], abs=0.01)
+        assert row["after_mm"] < 0.5
+        assert row["left_out_mm"] > row["after_mm"]
+    assert [row["name"] for row in guide["labels"]] == ["1"]
+    assert guide["files"]["fixed_points"].endswith("f.csv")
+    assert "left out: 2." in told.err
+    transform = Transform.read(tmp_path / "out" / "transform.h5")
+    assert np.linalg.norm(transform.map_points(fixed) - moving, axis=1).max() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (["--fixed-points", "f.csv"], "points of the moving image are missing"),
+        (["--fixed-points", "f.csv", "--moving-points", "one.csv"], "2 fixed and 1 moving landmarks"),
+        (["--leave-out"], "two landmarks at least"),
+        (["--rigid", "mask.nrrd", "--rigid-label", "1"], "given twice"),
+        (["--rigid", "all.nrrd"], "covers the whole image"),
+    ],
+)
+def test_a_wrong_guide_is_one_sentence(given, sentence, images, tmp_path, capsys):
+    write_points(Points(np.array([[-3.0, 2], [4, -1]]), ("1", "2")), tmp_path / "f.csv")
+    write_points(Points(np.array([[-3.0, 2]]), ("1",)), tmp_path / "one.csv")
+    mask = Volume.read(images / "mask2d.nrrd")
+    mask.write(tmp_path / "mask.nrrd")
+    Volume(np.ones_like(mask.array), mask.grid).write(tmp_path / "all.nrrd")
+    line = ["register", *(str(images / name) for name in PAIR_2D), "-o", str(tmp_path / "out"), "-q"]
+    assert run([*line, *(str(tmp_path / g) if "." in g else g for g in given)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert sentence in error
+    assert len(error.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()

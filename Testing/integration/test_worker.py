@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from RecurrentRegistrationLib.transform import Transform
 from RecurrentRegistrationLib.volume import Grid, Volume
@@ -157,6 +158,45 @@ def test_continue_refine_accept_and_result(worker, pair, tmp_path):
     assert "steps.seq.nrrd" in os.listdir(tmp_path / "out")
     assert len(result["report"]["steps"]) == 11
     assert not (tmp_path / "late").exists()
+
+
+def test_a_guide_comes_between_two_steps_and_is_corrected_at_once(worker, pair, tmp_path):
+    told = steps(worker.events(worker.send("register", **pair, options=OPTIONS)))
+    assert "landmark_worst_mm" not in told[-1]
+    fixed = [2.0, -3.0]
+    (proposed,) = worker.ask("map", points=[fixed])["points"]
+    wanted = [proposed[0] + 2, proposed[1]]
+    guide = {"landmarks": [{"name": "vein", "fixed": fixed, "moving": wanted}]}
+    (now,) = worker.ask("guide", guide=guide)["agreement"]["landmarks"]
+    assert now["name"] == "vein"
+    assert now["after_mm"] == pytest.approx(2, abs=0.01)
+    (step,) = steps(worker.events(worker.send("correct", display={"folder": str(tmp_path)})))
+    assert (step["index"], step["phase"], step["kept"]) == (13, "correct", True)
+    assert step["landmarks_mm"]["vein"] == step["landmark_worst_mm"] < 0.4
+    assert step["display"]["path"]
+    further = steps(worker.events(worker.send("continue", count=2)))
+    assert further[-1]["landmark_worst_mm"] < 1
+    worker.ask("accept", step=12)
+    assert worker.ask("map", points=[fixed])["points"][0] == pytest.approx(proposed, abs=0.01)
+    wrong = worker.ask("guide", guide={"landmarks": [{"fixed": [500, 0], "moving": [0, 0]}]})
+    assert (wrong["event"], wrong["kind"]) == ("error", "input")
+    assert "outside the fixed image" in wrong["text"]
+    assert worker.ask("guide", guide={"landmark": []})["text"].startswith("A guide has no 'landmark'")
+    assert worker.ask("guide")["agreement"] == {}
+    assert worker.ask("correct")["kind"] == "input"
+
+
+def test_segments_of_one_name_become_a_pair(worker, pair, images, tmp_path):
+    labels = Volume.read(images / "labels2d.nrrd")
+    for side, value in (("fixed", 1), ("moving", 2)):
+        image = Volume((labels.array > 0).astype(np.uint8) * value, labels.grid).to_sitk()
+        for key, text in (("ID", "Segment_1"), ("Name", "Liver"), ("LabelValue", str(value)), ("Layer", "0")):
+            image.SetMetaData(f"Segment0_{key}", text)
+        sitk.WriteImage(image, str(tmp_path / f"{side}.seg.nrrd"))
+    guide = {f"{side}_labels": str(tmp_path / f"{side}.seg.nrrd") for side in ("fixed", "moving")}
+    told = steps(worker.events(worker.send("register", **pair, options=OPTIONS, guide=guide)))
+    assert list(told[-1]["labels_dice"]) == ["Liver"]
+    assert told[-1]["label_overlap"] > 0.9
 
 
 def test_the_inverse_goes_back(worker, pair, tmp_path):

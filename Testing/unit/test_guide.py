@@ -8,7 +8,7 @@ from phantom import centred, head
 
 from RecurrentRegistrationLib import pipeline
 from RecurrentRegistrationLib.errors import InputError
-from RecurrentRegistrationLib.pipeline.guide import Guide, LandmarkPairs, label_pairs
+from RecurrentRegistrationLib.pipeline.guide import Guide, LandmarkPairs, label_pairs, labels_of
 from RecurrentRegistrationLib.pipeline.guide_checks import check_guide
 from RecurrentRegistrationLib.pipeline.images import Images
 from RecurrentRegistrationLib.points import Points
@@ -127,7 +127,7 @@ def test_given_labels_overlap(d):
     ]
     before = finished(image, image.resampled(grid), steps=2)
     assert before.last.similarity > 0.99
-    run = finished(image, image.resampled(grid), Guide(labels=label_pairs(*balls)), steps=30)
+    run = finished(image, image.resampled(grid), Guide(labels=label_pairs(*map(labels_of, balls))), steps=30)
     assert run.last.overlap["1"] > 0.9
     assert run.last.volume_change["folded_voxels"] == 0
 
@@ -184,9 +184,9 @@ def test_other_wrong_guides_are_refused_in_a_sentence():
         LandmarkPairs.of(Points(np.zeros((1, 3)), ("a",)), Points(np.zeros((3, 3)), ("a", "b", "c")))
     labels = [Volume(np.full((1, *fixed.grid.shape), v, np.uint8), fixed.grid) for v in (1, 2)]
     with pytest.raises(InputError, match="share none"):
-        label_pairs(*labels)
+        label_pairs(*map(labels_of, labels))
     with pytest.raises(InputError, match="'1' is not in the labels of the moving image"):
-        label_pairs(*labels, chosen=["1"])
+        label_pairs(*map(labels_of, labels), chosen=["1"])
     with pytest.raises(InputError, match="covers the whole image"):
         check_guide(Guide(rigid=labels[0]), images)
     with pytest.raises(InputError, match="give landmarks, labels or regions"):
