@@ -7,21 +7,26 @@ are pulled from the original ones by the total displacement, and the hidden stat
 
 from __future__ import annotations
 
+import functools
 import itertools
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.layers.conv_gru import ConvGRU
 from RecurrentRegistrationLib.layers.convolution import convolution, displacement_head
-from RecurrentRegistrationLib.layers.local_correlation import Kind, local_correlation
+from RecurrentRegistrationLib.layers.motion_encoder import (
+    MotionEncoder,
+    PlainEncoder,
+    absolute_differences,
+    cosine,
+    dot_product,
+)
 from RecurrentRegistrationLib.layers.patches import Patches
 from RecurrentRegistrationLib.layers.pyramid import shrink
 from RecurrentRegistrationLib.methods import base
@@ -51,8 +56,12 @@ class Stage:
 
 
 STAGES = (Stage(4, 12, 3, 0.25), Stage(2, 12, 3, 0.25), Stage(1, 4, 2, 0.5))
-CORRELATIONS = ("dot", "cosine", "sad", "none")
-SHARPNESS = 10.0  # of the cosine: what equal features compare as
+CORRELATIONS: dict[str, Callable[..., MotionEncoder | PlainEncoder]] = {
+    "dot": functools.partial(MotionEncoder, compare=dot_product),
+    "cosine": functools.partial(MotionEncoder, compare=cosine),
+    "sad": functools.partial(MotionEncoder, compare=absolute_differences),
+    "none": PlainEncoder,
+}
 MULTIPLE = 8  # the feature networks halve three times
 SMALLEST = 16  # a patch of fewer voxels would see little but its own padding
 
@@ -69,52 +78,20 @@ CARD = Card(
 )
 
 
-class MotionEncoder(nn.Module):
-    """Features of the local correlation and of the displacement that it was looked up with.
+class Update(nn.Module):
+    """One turn of the recurrence: the next hidden state and what to add to the displacement.
 
     Args:
         dimension: 2 or 3.
-        radius: of the correlation.
-        correlation: a name of `CORRELATIONS`.
-        channels: of the result, the displacement among them.
+        motion: the encoder of what is seen.
+        features: channels of the feature map of an image.
+        hidden: channels of the hidden state.
     """
 
-    def __init__(self, dimension: int, radius: int, *, correlation: str, channels: int = 16) -> None:
+    def __init__(self, dimension: int, motion: MotionEncoder | PlainEncoder, *, features: int, hidden: int) -> None:
         super().__init__()
-        self.radius, self.normalised = radius, correlation == "cosine"
-        self.kind: Kind | None = None if correlation == "none" else "sad" if correlation == "sad" else "dot"
-        half, rest = channels // 2, channels - dimension
-        self.displacement = convolution(dimension, dimension, 4, kernel=7)
-        if self.kind is None:
-            self.merge = convolution(dimension, 4, rest)
-            return
-        self.project = convolution(dimension, (2 * radius + 1) ** dimension, half, kernel=1)
-        self.correlation = convolution(dimension, half, half)
-        self.spread = convolution(dimension, 4, half)
-        self.merge = convolution(dimension, 2 * half, rest)
-
-    def forward(self, fixed: Tensor, warped: Tensor, displacement: Tensor) -> Tensor:
-        """Features `[B, channels, *S]` of the feature maps `[B, C, *S]` and a displacement in voxels."""
-        features = F.relu(self.displacement(displacement))
-        if self.normalised:  # the root undoes that of the dot product
-            fixed = F.normalize(fixed, dim=1, eps=1e-3) * (SHARPNESS * math.sqrt(fixed.shape[1]))
-            warped = F.normalize(warped, dim=1, eps=1e-3)
-        if self.kind is not None:
-            volume = local_correlation(fixed, warped, self.radius, kind=self.kind, projection=self.project)
-            volume = F.relu(self.correlation(F.relu(volume)))
-            features = torch.cat([volume, F.relu(self.spread(features))], dim=1)
-        return torch.cat([F.relu(self.merge(features)), displacement], dim=1)
-
-
-class Update(nn.Module):
-    """One turn of the recurrence: the next hidden state and what to add to the displacement."""
-
-    def __init__(self, dimension: int, radius: int, *, correlation: str, features: int, hidden: int) -> None:
-        super().__init__()
-        self.motion = MotionEncoder(dimension, radius, correlation=correlation)
-        # Without a correlation both feature maps must reach the recurrence; with one it has seen the fixed map.
-        self.both = correlation == "none"
-        self.memory = ConvGRU(dimension, 16 + features * (1 + self.both), hidden)
+        self.motion = motion
+        self.memory = ConvGRU(dimension, motion.channels + features, hidden)
         self.head = nn.Sequential(
             convolution(dimension, hidden, 2 * hidden),
             nn.LeakyReLU(0.01),
@@ -134,26 +111,38 @@ class Update(nn.Module):
             seen: the displacement or increment that the motion encoder is told of.
         """
         warped = spatial.warp(moving.float(), displacement)
-        inputs = [self.motion(fixed, warped, seen), warped]
-        if self.both:
-            inputs.append(fixed)
-        hidden = self.memory(hidden, torch.cat(inputs, dim=1))
+        hidden = self.memory(hidden, torch.cat([self.motion(fixed, warped, seen), warped], dim=1))
         return hidden, self.head(hidden).float()
 
 
 class StageNetwork(nn.Module):
-    """The networks of one stage: features, context, update."""
+    """The networks of one stage: features, context, update.
+
+    Args:
+        dimension: 2 or 3.
+        radius: of the correlation.
+        encoder: makes the motion encoder, a value of `CORRELATIONS`.
+        features: channels of the feature map of an image.
+        hidden: channels of the hidden state.
+        dropout: after the feature network's first layer.
+    """
 
     def __init__(
-        self, dimension: int, radius: int, *, correlation: str, features: int, hidden: int, dropout: float
+        self,
+        dimension: int,
+        radius: int,
+        *,
+        encoder: Callable[..., MotionEncoder | PlainEncoder],
+        features: int,
+        hidden: int,
+        dropout: float,
     ) -> None:
         super().__init__()
-        if correlation == "none":
-            features //= 2
         self.dimension = dimension
         self.features = _seg_res_net(dimension, 1, features, dropout)
         self.context = _seg_res_net(dimension, 1 + dimension, hidden)
-        self.update = Update(dimension, radius, correlation=correlation, features=features, hidden=hidden)
+        motion = encoder(dimension, radius, features)
+        self.update = Update(dimension, motion, features=features, hidden=hidden)
 
     def encode(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Features of both images `[B, 1, *S]` and the first hidden state."""
@@ -171,6 +160,12 @@ class Patch(NamedTuple):
     hidden: Tensor
     displacement: Tensor
     increment: Tensor
+
+
+MOTIONS: dict[str, Callable[[Patch, Tensor], Tensor]] = {
+    "total": lambda patch, pulled: pulled,  # as RAFT; the stage's displacement
+    "increment": lambda patch, pulled: patch.increment,  # as the released code
+}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -199,8 +194,7 @@ class RWCNet(Method):
         steps: turns of each stage; None for the schedule's own.
         correlation: "dot"; "cosine" of normalised features, which learns in far fewer iterations (ours); "sad" for the
             released code's absolute differences; "none" feeds both feature maps instead.
-        single_resolution: the first stage alone.
-        features: channels of the feature maps; half of them for each image without a correlation.
+        features: channels of the feature map of an image.
         hidden: channels of the hidden state.
         dropout: after the feature networks' first layer while training, the paper's 0.5; 0 to disable.
         overlap: share of a patch that it has in common with the next, blended; 0 for the paper's tiles side by side.
@@ -221,7 +215,6 @@ class RWCNet(Method):
         stages: Sequence[Stage | Mapping[str, Any]] = STAGES,
         steps: Sequence[int] | None = None,
         correlation: str = "dot",
-        single_resolution: bool = False,
         features: int = 16,
         hidden: int = 64,
         dropout: float = 0.5,
@@ -234,11 +227,10 @@ class RWCNet(Method):
     ) -> None:
         super().__init__()
         stages = [stage if isinstance(stage, Stage) else Stage(**stage) for stage in stages]
-        stages = stages[:1] if single_resolution else stages
         if correlation not in CORRELATIONS:
             raise InputError(f"RWCNet has no correlation '{correlation}'; choose one of {', '.join(CORRELATIONS)}.")
-        if motion not in ("total", "increment"):
-            raise InputError(f"RWCNet's motion encoder takes 'total' or 'increment', not '{motion}'.")
+        if motion not in MOTIONS:
+            raise InputError(f"RWCNet's motion encoder takes {' or '.join(map(repr, MOTIONS))}, not '{motion}'.")
         if not 0 <= overlap < 1:
             raise InputError(f"An overlap is at least 0 and less than 1, not {overlap}.")
         if drawn is not None and drawn < 1:
@@ -250,13 +242,14 @@ class RWCNet(Method):
         if train_stage is not None and not 0 <= train_stage < len(stages):
             raise InputError(f"RWCNet has stages 0 to {len(stages) - 1} to train, not {train_stage}.")
         self.stages = tuple(stages)
-        self.overlap, self.drawn, self.motion, self.detach = overlap, drawn, motion, detach
+        self.overlap, self.drawn, self.detach = overlap, drawn, detach
+        self.told = MOTIONS[motion]
         self.train_stage, self.checkpoint = train_stage, checkpoint
         self.networks = nn.ModuleList(
             StageNetwork(
                 dimension,
                 stage.radius,
-                correlation=correlation,
+                encoder=CORRELATIONS[correlation],
                 features=features,
                 hidden=hidden,
                 dropout=dropout,
@@ -355,10 +348,8 @@ class RWCNet(Method):
 
     def _turn_patch(self, stage: int, patch: Patch) -> Patch:
         pulled = patch.displacement.detach() if self.detach else patch.displacement
-        seen = pulled if self.motion == "total" else patch.increment
-        hidden, increment = self.checkpointed(
-            self.networks[stage].update, patch.fixed, patch.moving, patch.hidden, pulled, seen
-        )
+        given = patch.fixed, patch.moving, patch.hidden, pulled, self.told(patch, pulled)
+        hidden, increment = self.checkpointed(self.networks[stage].update, *given)
         return patch._replace(hidden=hidden, displacement=pulled + increment, increment=increment)
 
 

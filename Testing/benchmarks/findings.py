@@ -207,7 +207,8 @@ RWCNET = Recipe(options={**learning.ONE_STAGE, **HALF}, supervised=False, iterat
 def correlation(setting: Setting) -> Iterator[Claim]:
     """RWCNet: a correlation matters on large motion, little on small."""
     draw = of_length(setting.train, 0.5, 8.0)
-    without = replace(RWCNET, options={**RWCNET.options, "correlation": "none"})
+    half = int(RWCNET.options["features"]) // 2  # of each image, as in the paper's code
+    without = replace(RWCNET, options={**RWCNET.options, "correlation": "none", "features": half})
     networks = trained(setting, "rwcnet", RWCNET, draw)
     blind = trained(setting, "rwcnet", without, draw)
     small, large = (held_back(of_length(setting.test, length, length)) for length in (SMALL, LARGE))

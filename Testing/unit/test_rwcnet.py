@@ -64,8 +64,8 @@ def test_every_correlation_in_every_dimension(correlation, shape):
     assert not unreached
 
 
-def test_single_resolution_is_the_first_stage_alone():
-    method = methods.create("rwcnet", 2, single_resolution=True)
+def test_one_stage_alone():
+    method = methods.create("rwcnet", 2, stages=STAGES[:1])
     assert len(method.networks) == 1
     with torch.no_grad():
         steps = list(method.steps(*pair((24, 33))))
