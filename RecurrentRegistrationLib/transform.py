@@ -18,7 +18,7 @@ from torch import Tensor
 
 from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.errors import InputError
-from RecurrentRegistrationLib.io import fields
+from RecurrentRegistrationLib.io import fields, transforms
 from RecurrentRegistrationLib.io.files import complete, suffix_of
 from RecurrentRegistrationLib.volume import Grid, write_image
 
@@ -322,16 +322,19 @@ class Transform:
             raise InputError(f"There is no file {path}.")
         try:
             if suffix_of(path) in FIELD_ENDINGS:
-                found = fields.read(path)
-                part = DisplacementField.from_sitk(found.image)
-                return cls((part.inverse() if found.backward else part,))
-            return cls.from_sitk(sitk.ReadTransform(str(path)))
-        except RuntimeError as error:
+                given = fields.read(path)
+                part = DisplacementField.from_sitk(given.image)
+                return cls((part.inverse() if given.backward else part,))
+            found = cls.from_sitk(transforms.read(path))
+        except (RuntimeError, UnicodeDecodeError) as error:
             raise InputError(
                 f"{path} cannot be read as a transform: it is damaged, or holds more than ITK's linear transforms, "
                 "displacement fields and B-splines; save it as a displacement image, for example with 3D Slicer's "
                 "module Transforms."
             ) from error
+        if not all(map(_is_finite, found.parts)):
+            raise InputError(f"{path} holds a transform with a number that is not finite: save it again.")
+        return found
 
     def write(self, path: str | Path, *, grid: Grid | None = None) -> None:
         """Write an ITK transform, or by an image's ending the displacement in LPS millimetres on `grid`.
@@ -354,6 +357,12 @@ class Transform:
         size = sum(8 * p.values[0].numel() for p in self.parts if isinstance(p, DisplacementField))
         with complete(path, size=size) as temporary:
             sitk.WriteTransform(self.to_sitk(), str(temporary))
+
+
+def _is_finite(part: Affine | DisplacementField | BSpline) -> bool:
+    if isinstance(part, Affine):
+        return bool(np.isfinite(part.matrix).all())
+    return bool((part.values if isinstance(part, DisplacementField) else part.control.values).isfinite().all())
 
 
 def _map_points(part: DisplacementField | BSpline, points: np.ndarray) -> np.ndarray:

@@ -19,9 +19,8 @@ import SimpleITK as sitk
 import torch
 
 from RecurrentRegistrationLib.errors import InputError, InputWarning
-from RecurrentRegistrationLib.io import dicom, headers
+from RecurrentRegistrationLib.io import dicom, images
 from RecurrentRegistrationLib.io.files import complete, suffix_of
-from RecurrentRegistrationLib.io.quiet import silenced
 
 INTERPOLATORS = {
     "linear": sitk.sitkLinear,
@@ -58,11 +57,11 @@ class Grid:
         if d not in (2, 3) or {len(self.spacing), len(self.origin)} != {d} or len(self.direction) != d * d:
             raise InputError("A grid needs size, spacing, origin and direction of one dimension, 2 or 3.")
         if not all(math.isfinite(s) and s > 0 for s in self.spacing):
-            raise InputError(f"The voxel spacing {self.spacing} must be positive along every axis: correct the header.")
+            raise InputError(f"The voxel spacing {self.spacing} must be positive along every axis: correct its header.")
         if not all(map(math.isfinite, self.origin)):
-            raise InputError(f"The origin {self.origin} is not a point: correct the header.")
+            raise InputError(f"The origin {self.origin} is not a point: correct its header.")
         if not np.isfinite(self.cosines).all() or abs(np.linalg.det(self.cosines)) < 1e-3:
-            raise InputError("The direction matrix of the image is singular: correct the header.")
+            raise InputError("The direction matrix of the image is singular: correct its header.")
         if min(self.size) < 1:
             raise InputError(f"A grid of size {self.size} holds no voxel.")
 
@@ -242,8 +241,9 @@ class Volume:
     def read(cls, path: str | Path) -> Volume:
         """Read a scalar image: any format of SimpleITK, or a folder with a DICOM series.
 
-        `FILE#3` picks volume 3 (from 0) of a series of images or layer 3 of a segmentation, `FOLDER#UID` one of several
-        DICOM series, `FOLDER#UID#3` both. A photograph in colour becomes grey, with a warning.
+        `FILE#3` picks volume 3 (from 0) of a series of images, layer 3 of a segmentation or value 3 of a voxel,
+        `FOLDER#UID` one of several DICOM series, `FOLDER#UID#3` both. A photograph in colour becomes grey, with a
+        warning.
 
         Raises:
             InputError: there is no such file, it is not an image, or not one scalar image of 2 or 3 dimensions.
@@ -251,10 +251,10 @@ class Volume:
         file, part = split_part(path)
         if file.is_dir() or (file.exists() and dicom.is_dicom(file)):
             return cls.from_sitk(_scalar(dicom.read(file, part), file))
-        image = _read_file(file)
+        image = images.read(file)
         if image.GetDimension() == 4:
             image = _frame(image, part or ("0" if image.GetSize()[3] == 1 else None), file)
-        elif _is_layered(image):
+        elif _is_layered(image) or (part is not None and image.GetNumberOfComponentsPerPixel() > 1):
             image = _layer(image, part, file)
         elif part is not None:
             raise InputError(f"{file} has no frames to pick from: leave out '#{part}'.")
@@ -264,7 +264,7 @@ class Volume:
     def read_mask(cls, path: str | Path) -> Volume:
         """Read a mask: as `read`, but of a segmentation in layers every label of every layer counts."""
         file, part = split_part(path)
-        if part is None and file.is_file() and not dicom.is_dicom(file) and _is_layered(image := _read_file(file)):
+        if part is None and file.is_file() and not dicom.is_dicom(file) and _is_layered(image := images.read(file)):
             layers = cls.from_sitk(image)
             return cls((layers.array != 0).any(axis=0, keepdims=True).astype(np.uint8), layers.grid)
         return cls.read(path)
@@ -278,15 +278,15 @@ class Volume:
         """
         file, part = split_part(path)
         if file.is_dir() or (file.exists() and dicom.is_dicom(file)):
-            images = dicom.read_all(file, part)
+            found = dicom.read_all(file, part)
         elif part is not None:
             return [cls.read(path)]
         else:
-            image = _read_file(file)
+            image = images.read(file)
             image = _layer(image, None, file) if _is_layered(image) else image
             frames = image.GetSize()[3] if image.GetDimension() == 4 else 0
-            images = [_frame(image, str(n), file) for n in range(frames)] or [image]
-        return [cls.from_sitk(_scalar(each, file)) for each in images]
+            found = [_frame(image, str(n), file) for n in range(frames)] or [image]
+        return [cls.from_sitk(_scalar(each, file)) for each in found]
 
     def write(self, path: str | Path) -> None:
         """Write in the format that the file's ending names, compressed; the file is complete or absent.
@@ -388,21 +388,26 @@ def _scalar(image: sitk.Image, file: Path) -> sitk.Image:
         raise InputError(f"{file} has {image.GetDimension()} dimensions; 2 or 3 are needed.")
     components = image.GetNumberOfComponentsPerPixel()
     if components > 1 and (suffix_of(file) in PHOTOGRAPHS or dicom.is_dicom(file) or file.is_dir()):
-        warnings.warn(f"{file} is in colour: its luminance is used.", InputWarning, stacklevel=3)
-        return _luminance(image)
+        return _luminance(image, file)
     if components > 1:
         raise InputError(
-            f"{file} has {components} values a voxel (a colour image, or vectors?): convert it to grey values."
+            f"{file} has {components} values a voxel (a colour image, or vectors?): convert it to grey values, or pick "
+            f"one of them by its number, for example '{file}#0'."
         )
     if "complex" in image.GetPixelIDTypeAsString():
         raise InputError(f"{file} holds complex numbers: save its magnitude first.")
     return image
 
 
-def _luminance(image: sitk.Image) -> sitk.Image:
-    """Grey values of an image in red, green, blue, by ITU-R BT.601; of grey and opacity, the grey."""
+def _luminance(image: sitk.Image, file: Path) -> sitk.Image:
+    """Grey values of an image in red, green, blue, by ITU-R BT.601, with a warning; of one in shades of grey, these."""
     weights = (0.299, 0.587, 0.114) if image.GetNumberOfComponentsPerPixel() > 2 else (1.0,)
-    grey = np.tensordot(sitk.GetArrayViewFromImage(image)[..., : len(weights)], np.array(weights, np.float32), 1)
+    colours = sitk.GetArrayViewFromImage(image)[..., : len(weights)]
+    if (colours == colours[..., :1]).all():
+        grey = colours[..., 0]
+    else:
+        warnings.warn(f"{file} is in colour: its luminance is used.", InputWarning, stacklevel=4)
+        grey = np.tensordot(colours, np.array(weights, np.float32), 1)
     found = sitk.GetImageFromArray(grey)
     found.CopyInformation(image)
     return found
@@ -415,27 +420,14 @@ def _is_layered(image: sitk.Image) -> bool:
 
 def _layer(image: sitk.Image, part: str | None, file: Path) -> sitk.Image:
     count = image.GetNumberOfComponentsPerPixel()
-    if part is None or not part.isdigit() or int(part) >= count:
+    if part is not None and not (part.isdigit() and int(part) < count):
+        raise InputError(f"{file} has no layer or value {part} a voxel; they are 0 to {count - 1}.")
+    if part is None:
         raise InputError(
             f"{file} is a segmentation in {count} layers, 0 to {count - 1}, as its segments overlap: pick one by its "
             f"number, for example '{file}#0'."
         )
     return sitk.VectorIndexSelectionCast(image, int(part))
-
-
-def _read_file(file: Path) -> sitk.Image:
-    if not file.exists():
-        raise InputError(f"There is no file {file}.")
-    headers.check_name(file)
-    try:
-        with silenced():
-            image = sitk.ReadImage(str(file))
-    except RuntimeError as error:
-        if "spacing" in str(error).lower():
-            raise InputError(f"{file} has a voxel spacing that is not positive: correct its header.") from error
-        raise InputError(f"{file} cannot be read as an image: it is damaged or of another format.") from error
-    headers.check(file)
-    return headers.place(image, file)
 
 
 def _frame(image: sitk.Image, part: str | None, file: Path) -> sitk.Image:

@@ -15,11 +15,12 @@ import numpy as np
 import SimpleITK as sitk
 
 from RecurrentRegistrationLib.errors import InputError
-from RecurrentRegistrationLib.io import headers
+from RecurrentRegistrationLib.io import images
 from RecurrentRegistrationLib.io.files import suffix_of
 
 POSITIONS, DISPLACEMENTS = 0.0, 1.0  # the first intent parameter of NiftyReg's fields; the rest are not fields
 IN_ITK_TERMS = "save it as a displacement image of ITK, LPS millimetres, for example with 3D Slicer's module Transforms"
+SAID = ("intent_name", "intent_p1", "displacement field type")  # what headers say of the meaning of their vectors
 SAMPLES = 4000  # voxels that tell positions from displacements
 
 
@@ -40,26 +41,22 @@ def read(path: Path) -> Field:
     """Read a displacement image.
 
     Raises:
-        InputError: the file says, or its values show, that it holds something else.
-        RuntimeError: of SimpleITK, where it is not an image.
+        InputError: it cannot be read, or the file says, or its values show, that it holds something else.
     """
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
-    said = {key: reader.GetMetaData(key).strip() for key in reader.GetMetaDataKeys()}
-    _require_vectors(reader, path)
+    image, odd = images.load(path)
+    said = {key: image.GetMetaData(key).strip() for key in SAID if image.HasMetaDataKey(key)}
+    _require_vectors(image, path)
     _require_lps(path)
-    headers.check(path)
-    image = _in_lps(sitk.ReadImage(str(path), sitk.sitkVectorFloat32), said, path)
-    _require_displacements(image, path)
+    image = _in_lps(sitk.Cast(image, sitk.sitkVectorFloat32), said, path)
+    _require_displacements(image, odd, path)
     direction = said.get("displacement field type", "resampling").lower()
     if direction not in ("resampling", "modeling", "modelling"):
         raise InputError(f"{path} is a displacement of the type '{direction}'; resampling or modeling is needed.")
     return Field(image, backward=direction != "resampling")
 
 
-def _require_vectors(reader: sitk.ImageFileReader, path: Path) -> None:
-    dimension, components = reader.GetDimension(), reader.GetNumberOfComponents()
+def _require_vectors(image: sitk.Image, path: Path) -> None:
+    dimension, components = image.GetDimension(), image.GetNumberOfComponentsPerPixel()
     if dimension not in (2, 3):
         raise InputError(
             f"{path} has {dimension} axes and does not say what its numbers are (FNIRT, FreeSurfer, SynthMorph, MRtrix "
@@ -67,7 +64,7 @@ def _require_vectors(reader: sitk.ImageFileReader, path: Path) -> None:
         )
     if components != dimension:
         raise InputError(f"{path}: a displacement image needs {dimension} values a voxel; it has {components}.")
-    if reader.GetPixelID() not in (sitk.sitkVectorFloat32, sitk.sitkVectorFloat64):
+    if image.GetPixelID() not in (sitk.sitkVectorFloat32, sitk.sitkVectorFloat64):
         raise InputError(
             f"{path} is not a displacement image: it holds whole numbers (a colour image?); displacements "
             "are real numbers."
@@ -121,10 +118,10 @@ def _positions(image: sitk.Image) -> np.ndarray:
     )
 
 
-def _require_displacements(image: sitk.Image, path: Path) -> None:
+def _require_displacements(image: sitk.Image, odd: int, path: Path) -> None:
     """Refuse values that are not finite, and positions that are not marked as such: they grow as the voxels' own do."""
     vectors = sitk.GetArrayViewFromImage(image)
-    if not np.isfinite(vectors).all():
+    if odd or not np.isfinite(vectors).all():
         raise InputError(f"{path} holds a displacement that is not a finite number: {IN_ITK_TERMS}.")
     d = image.GetDimension()
     if min(image.GetSize()) < 3:

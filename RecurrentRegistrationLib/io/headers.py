@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from pathlib import Path
 
 import SimpleITK as sitk
 
-from RecurrentRegistrationLib.errors import InputError, InputWarning
+from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.io import lengths, nifti
 from RecurrentRegistrationLib.io.files import suffix_of
 
@@ -30,8 +29,8 @@ NUMBERS = {
 }
 
 
-def check(file: Path) -> None:
-    """Refuse an image that ITK reads without a word although it is damaged.
+def check(file: Path) -> int:
+    """Refuse an image that ITK reads without a word although it is damaged; how many of its values ITK sets to 0.
 
     Raises:
         InputError: the file ends before its last voxel, or its header says a spacing that is not positive.
@@ -41,14 +40,16 @@ def check(file: Path) -> None:
         fields = _fields(file)
         if ending in (".mha", ".mhd"):
             _check_numbers(fields, file)
+            _check_list(fields, file)
         words = fields.get("elementspacing" if ending in (".mha", ".mhd") else "spacings", "").split()
         spacing = [float(word) for word in words if _is_number(word)]
         _require_positive([s for s in spacing if not math.isnan(s)], file)  # NRRD's sign for an axis without a spacing
     elif header := nifti.read_header(file) if is_nifti(file) else None:
         _require_positive(list(header.spacing), file)
-        nifti.check_length(file, header)
+        return nifti.check(file, header)
     else:
         lengths.check(file, ending)
+    return 0
 
 
 def check_name(file: Path) -> None:
@@ -59,16 +60,12 @@ def check_name(file: Path) -> None:
                 raise InputError(f"{file} is compressed: give it a name that ends in .nii.gz.")
 
 
-def place(image: sitk.Image, file: Path) -> sitk.Image:
-    """An image of a file in millimetres, where its header puts it; warns of what had to be chosen."""
-    ending, notes = suffix_of(file), []
-    if ending in TEXT:
-        notes = _scale(image, _fields(file), file)
-    elif header := nifti.read_header(file) if is_nifti(file) else None:
-        image, notes = nifti.place(image, header, file)
-    for note in notes:
-        warnings.warn(note, InputWarning, stacklevel=4)
-    return image
+def place(image: sitk.Image, file: Path) -> tuple[sitk.Image, list[str]]:
+    """An image of a file in millimetres, where its header puts it, and sentences about what had to be chosen."""
+    if suffix_of(file) in TEXT:
+        return image, _scale(image, _fields(file), file)
+    header = nifti.read_header(file) if is_nifti(file) else None
+    return nifti.place(image, header, file) if header else (image, [])
 
 
 def is_nifti(file: Path) -> bool:
@@ -120,11 +117,25 @@ def _check_numbers(fields: dict[str, str], file: Path) -> None:
                 )
 
 
+def _check_list(fields: dict[str, str], file: Path) -> None:
+    """Raise InputError where a MetaImage lists too few files; ITK leaves out a last line without its end."""
+    words, axes = fields.get("elementdatafile", "").split(), fields.get("ndims", "")
+    if not words or words[0].upper() != "LIST" or not axes.isdigit():
+        return
+    each = int(words[1].rstrip("Dd")) if len(words) > 1 and words[1].rstrip("Dd").isdigit() else int(axes) - 1
+    needed = math.prod(int(float(n)) for n in fields["dimsize"].split()[each:])
+    listed = re.split(rb"ElementDataFile[^\n]*\n", file.read_bytes(), maxsplit=1)[-1].count(b"\n")
+    if listed < needed:
+        raise InputError(
+            f"{file} lists {listed} whole lines of {needed} files: complete the list, each line with its end."
+        )
+
+
 def _scale(image: sitk.Image, fields: dict[str, str], file: Path) -> list[str]:
     """Bring an image whose header names units to millimetres; sentences about it."""
     text = fields.get("space units") or fields.get("units") or fields.get("distanceunits", "")
     units = re.findall(r'"([^"]*)"', text) if '"' in text else text.split()
-    units = [unit.strip().lower().removeprefix("?") for unit in units][-3:]
+    units = [unit.strip().lower().strip("?") for unit in units][-3:]
     d = image.GetDimension()
     known = [METRES[u] for u in units if u in METRES]
     odd = sorted({u for u in units if u and u not in METRES})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -14,6 +15,8 @@ from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.io.quiet import silenced
 
 RAW = (".vtk", ".gipl", ".gipl.gz", ".mrc", ".rec", ".bmp", ".isq", ".aim", ".spr", ".pic", ".lsm")
+HEADERS = {".gipl": 256, ".mrc": 1024, ".rec": 1024}  # bytes before the first voxel, where they are always as many
+VTK_HEADER = rb"\n(COLOR_SCALARS|SCALARS|VECTORS|TENSORS)[^\n]*\n(LOOKUP_TABLE[^\n]*\n)?"
 TYPES = {1: 1, 3: 2, 4: 4, 13: 4, 16: 8, 18: 8}  # bytes of the kinds of integers in TIFF
 
 
@@ -50,19 +53,30 @@ def _length(file: Path) -> int:
 
 
 def _promised(file: Path) -> int:
-    """Bytes of an image as its header says; of one in text, the fewest that may write its numbers."""
+    """Bytes of a file as its header says; of one in text, more than it has where numbers are missing."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(file))
     with silenced():
         reader.ReadImageInformation()
-    pixel = sitk.Image([1] * reader.GetDimension(), reader.GetPixelID(), reader.GetNumberOfComponents())
     count = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
+    pixel = sitk.Image([1] * reader.GetDimension(), reader.GetPixelID(), reader.GetNumberOfComponents())
+    pixels = count * pixel.GetSizeOfPixelComponent()
+    ending = file.suffix.lower()
+    if ending == ".bmp":
+        return _bitmap_length(file)
+    if ending == ".vtk":
+        data = file.read_bytes()
+        if found := re.search(VTK_HEADER, data):
+            missing = b"\nASCII" in data[: found.start()] and len(data[found.end() :].split()) < count
+            return len(data) + missing if b"\nASCII" in data[: found.start()] else found.end() + pixels
+    return pixels + HEADERS.get(".gipl" if ".gipl" in file.name.lower() else ending, 0)
+
+
+def _bitmap_length(file: Path) -> int:
+    """Of a Windows bitmap: rows fill whole words of 4 bytes."""
     with file.open("rb") as handle:
-        text = file.suffix.lower() == ".vtk" and b"\nASCII" in handle.read(512).upper()
-    if text:
-        words = len(file.read_bytes().split())
-        return file.stat().st_size + (words < count)
-    return count * pixel.GetSizeOfPixelComponent()
+        whole, offset, _, width, height, _, bits, packed = struct.unpack("<2xI4xIIiiHHI", handle.read(34))
+    return whole if packed else offset + (abs(width) * bits + 31) // 32 * 4 * abs(height)
 
 
 def _tiff_is_whole(file: Path) -> bool:

@@ -34,7 +34,8 @@ class Header:
     units: int
     sform: np.ndarray | None
     qform: np.ndarray | None
-    pair: bool  # the data lie in another file
+    real: np.dtype | None  # of voxels that may hold NaN
+    second: bool = False  # NIfTI-2
 
     @property
     def length(self) -> int:
@@ -65,11 +66,33 @@ def read_header(file: Path) -> Header | None:
     return None
 
 
-def check_length(file: Path, header: Header) -> None:
-    """Raise InputError where the data end before the last voxel; what follows it does not matter."""
-    data = files(file)[1]
-    if sum(map(len, _unpacked(data, header.length))) < header.length:
+def has_twin(file: Path) -> bool:
+    """Whether the same name stands beside a file with and without compression."""
+    twins = [
+        part.with_name(n.removesuffix(".gz") if (n := part.name).endswith(".gz") else n + ".gz") for part in files(file)
+    ]
+    return any(twin.exists() for twin in twins)
+
+
+def check(file: Path, header: Header) -> int:
+    """How many values are not finite, which ITK reads as 0. Raises InputError where the data end before the last voxel.
+
+    What follows the last voxel does not matter.
+    """
+    if header.second:
+        raise InputError(f"{file} is NIfTI-2, which ITK does not read: save it as NIfTI-1 or .nrrd.")
+    data, length, odd, rest = files(file)[1], 0, 0, b""
+    for block in _unpacked(data, header.length):
+        start = max(0, header.offset - length)
+        length += len(block)
+        if header.real:
+            rest += block[start : len(block) - max(0, length - header.length)]
+            whole = len(rest) - len(rest) % header.real.itemsize
+            odd += int(np.count_nonzero(~np.isfinite(np.frombuffer(rest[:whole], header.real))))
+            rest = rest[whole:]
+    if length < header.length:
         raise InputError(f"{data} ends before its last voxel: it is damaged, copy it again.")
+    return odd
 
 
 def place(image: sitk.Image, header: Header, file: Path) -> tuple[sitk.Image, list[str]]:
@@ -82,6 +105,8 @@ def place(image: sitk.Image, header: Header, file: Path) -> tuple[sitk.Image, li
         notes.append(f"{file} is in {name}: it is read in millimetres.")
     d = min(image.GetDimension(), 3)
     forms = {n: _scaled(m, scale) for n, m in (("sform", header.sform), ("qform", header.qform)) if m is not None}
+    if d == 3 and not forms:
+        notes.append(f"{file} does not say where it lies: its axes are taken for left, posterior and superior.")
     if d < 3 or not forms:
         if scale != 1:
             image.SetSpacing([s * (scale if n < 3 else 1) for n, s in enumerate(_header_spacing(image, header))])
@@ -156,7 +181,7 @@ def _first(start: bytes, order: str) -> Header:
         units=start[123] & 7 if nifti else 2,
         sform=np.vstack([rows, [0, 0, 0, 1]]) if sform > 0 else None,
         qform=_quaternion(b, c, d, shift, spacing) if qform > 0 else None,
-        pair=magic != b"n+1",
+        real=_real(start, order, 70),
     )
 
 
@@ -175,8 +200,15 @@ def _second(start: bytes, order: str) -> Header:
         units=units & 7,
         sform=np.vstack([rows, [0, 0, 0, 1]]) if sform > 0 else None,
         qform=_quaternion(b, c, d, shift, spacing) if qform > 0 else None,
-        pair=start[4:7] != b"n+2",
+        real=_real(start, order, 12),
+        second=True,
     )
+
+
+def _real(start: bytes, order: str, at: int) -> np.dtype | None:
+    kinds = {16: "f4", 64: "f8"}
+    (code,) = struct.unpack_from(order + "h", start, at)
+    return np.dtype(order + kinds[code]) if code in kinds else None
 
 
 def _quaternion(b: float, c: float, d: float, shift: list[float], spacing: tuple[float, ...]) -> np.ndarray:

@@ -16,6 +16,7 @@ import SimpleITK as sitk
 from RecurrentRegistrationLib import evaluation, pipeline
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.io import dicom
+from RecurrentRegistrationLib.io.quiet import silenced
 from RecurrentRegistrationLib.metrics import intensity, principal
 from RecurrentRegistrationLib.pipeline.options import Options
 from RecurrentRegistrationLib.points import Points
@@ -61,7 +62,8 @@ def timing(path: str | Path) -> tuple[float, float]:
         return 0.0, 1.0  # DICOM does not tell in one way
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
-    reader.ReadImageInformation()
+    with silenced():
+        reader.ReadImageInformation()
     return reader.GetOrigin()[-1], reader.GetSpacing()[-1]
 
 
