@@ -15,6 +15,7 @@ from RecurrentRegistrationLib.losses.overlap import Structure
 
 LABELS = 10.0  # how much stronger the labels pull than the images, where they do
 TOLERANCE = 0.1  # millimetres: landmarks that are together
+CODES = 8  # features that tell structures apart
 LEAST = 0.1  # Jacobian determinant down to which landmarks may compress
 
 
@@ -47,6 +48,23 @@ class Guidance:
             added[structure.box] += part
             losses.append(loss)
         return gradient + LABELS * scale * added, sum(losses) / len(losses)
+
+    def shown(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
+        """Features `[1, C, *S]` of both images with the structures beside them, each in a code of its own.
+
+        A structure weighs as much as all other features of a voxel together.
+        """
+        if not self.structures:
+            return fixed, moving
+        codes = fixed.new_zeros(2, CODES, *fixed.shape[2:])
+        generator = torch.Generator().manual_seed(0)
+        for structure in self.structures:
+            code = torch.randn(1, CODES, generator=generator).to(fixed)
+            code = (code / code.norm()).view(1, CODES, *[1] * (fixed.ndim - 2))
+            codes[:1][structure.box] += code * structure.fixed
+            codes[1:][structure.box] += code * structure.moving
+        weight = fixed.var(dim=[0, *range(2, fixed.ndim)]).sum().sqrt().clamp(min=0.1)
+        return torch.cat([fixed, codes[:1] * weight], dim=1), torch.cat([moving, codes[1:] * weight], dim=1)
 
     def pulled(self, update: Tensor, displacement: Tensor) -> Tensor:
         """An update with what takes the landmarks nearer to each other."""

@@ -23,6 +23,7 @@ from RecurrentRegistrationLib.methods import base
 from RecurrentRegistrationLib.methods.base import Card, Method, Pair
 
 COUPLINGS = (0.003, 0.02, 0.15, 1.0)  # the range of ConvexAdam; at 1 a shift by one point costs as much as chance
+PULLS = 4  # of the landmarks after each round
 FEWEST = 6  # points along an axis that a search can do with
 
 CARD = Card(
@@ -37,6 +38,7 @@ CARD = Card(
     default_steps=12,
     masks="weights",
     initial=True,
+    guided=True,
     attaches=("residual",),
     identity_at_start=False,
     bytes_per_voxel=400,
@@ -145,6 +147,10 @@ class Convex(Method):
         )
         residual = disagreement(there.field, back.field)
         forward, backward = (spatial.remove_folding(field) for field in agree(there.field, back.field))
+        guidance = pair.guidance(forward.shape[2:])
+        if guidance is not None:
+            forward = guidance.settled(forward, rounds=PULLS)
+            backward = spatial.invert(forward).displacement
         ends = state.round + 1 == len(self.couplings)
         return state.after(
             forward,
@@ -159,6 +165,8 @@ class Convex(Method):
     def _searches(self, pair: Pair, state: State, pitch: float, radius: int) -> tuple[Search, Search]:
         """Both directions of a level, with the costs of every shift."""
         fixed, moving = pair.once(("features", pitch), lambda: self._coarse(pair.fixed, pair.moving, pitch))
+        if (guidance := pair.guidance(fixed.shape[2:])) is not None:
+            fixed, moving = guidance.shown(fixed, moving)
         fixed_mask, moving_mask = (
             torch.ones_like(image[:, :1]) if mask is None else _coarser((mask > 0).to(image), pitch)
             for image, mask in ((fixed, pair.fixed_mask), (moving, pair.moving_mask))

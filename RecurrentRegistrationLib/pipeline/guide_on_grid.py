@@ -208,6 +208,11 @@ class Steering:
 
         return at
 
+    @property
+    def labelled(self) -> bool:
+        """Whether the guide brings structures onto each other."""
+        return self.guide is not None and bool(self.guide.labels)
+
     def settled(self, field: DisplacementField, linear: np.ndarray) -> DisplacementField:
         """A deformation on its own grid, with what the guide asks for as far as nothing folds."""
         if self.guide is None:

@@ -162,7 +162,8 @@ class Run:
             if isinstance(plan.method, Refine) and plan.options.automatic:
                 yield from self._search()
                 yield from self._follow(leg, plan.steps, handed_over(self._chosen, leg, plan.grid.pitch))
-                yield from self._keep(leg)
+                if not self._steering.labelled:  # what labels ask for the images need not show
+                    yield from self._keep(leg)
             else:
                 yield from self._follow(leg, plan.steps)
         unguided = self._steering.guide is not None and plan.options.deforms and not plan.card.guided

@@ -1,9 +1,14 @@
+import numpy as np
 import pytest
 import torch
 
 from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.methods.convex import Convex
+from RecurrentRegistrationLib.pipeline.guide import Guide, LandmarkPairs, label_pairs, labels_of
+from RecurrentRegistrationLib.pipeline.guide_on_grid import on_grid
+from RecurrentRegistrationLib.points import Points
+from RecurrentRegistrationLib.volume import Grid, Volume
 
 
 def texture(shape, seed=0, batch=1):
@@ -83,3 +88,18 @@ def test_features_may_be_handed_in_and_it_goes_on_from_a_displacement():
 def test_levels_need_a_pitch_and_a_radius_each():
     with pytest.raises(InputError, match="one pitch and one radius"):
         Convex(pitches=(4, 2), radii=(3,))
+
+
+def test_structures_and_landmarks_lead_where_the_images_show_nothing():
+    grid, flat = Grid.regular((60, 64)), torch.full((1, 1, 60, 64), 0.5)
+    maps = [np.zeros((1, 60, 64), np.uint8) for _ in range(2)]
+    maps[0][0, 20:32, 20:32] = 3
+    maps[1][0, 28:40, 14:26] = 3
+    labels = label_pairs(*(labels_of(Volume(array, grid)) for array in maps))
+    pairs = LandmarkPairs.of(Points(np.array([[50.0, 40]]), ("a",)), Points(np.array([[50.0, 44]]), ("a",)))
+    guide = on_grid(Guide(pairs, labels), grid, np.eye(3), torch.device("cpu"))
+    *_, last = Convex(pitches=(3, 2), radii=(4, 2)).steps(flat, flat, guide=guide)
+    found = last.displacement
+    assert (found[0, :, 23:29, 23:29].mean((1, 2)) - torch.tensor([8.0, -6.0])).abs().max() < 1.5
+    assert (found[0, :, 40, 50] - torch.tensor([4.0, 0.0])).abs().max() < 1
+    assert spatial.folding_fraction(found) == 0
