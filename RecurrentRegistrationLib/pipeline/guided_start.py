@@ -1,20 +1,15 @@
-"""What landmarks and labels say of the linear stage: a start, and how far a map may stay from them."""
+"""What landmarks and labels say of the linear stage: where it starts from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from RecurrentRegistrationLib.layers.regions import rigid_map
 from RecurrentRegistrationLib.pipeline.guide import Guide, Label
 
 BLURRED = 4.0  # millimetres: how well the middle of a structure is known, whose shape may differ
-BEND = 5.0  # millimetres that a deformation bridges later: below it, distances hardly count
-WEIGHT = 0.2  # of the distances beside the similarity, which lies between 0 and 1
 SPREAD = 0.05  # of the longest extent of the points: what they need across it to tell a rotation
 
 
@@ -58,20 +53,6 @@ class Anchors:
         matrix = np.eye(self.fixed.shape[1] + 1)
         matrix[:-1, -1] = np.average(self.moving - self.fixed, axis=0, weights=weight)
         return matrix
-
-    @property
-    def pull(self) -> Callable[[Tensor], Tensor]:
-        """A loss of maps `[B, d + 1, d + 1]`: the mean distance, less what a deformation bridges."""
-        fixed, moving = (torch.tensor(points, dtype=torch.float32) for points in (self.fixed, self.moving))
-        share = torch.tensor(1 / self.error, dtype=torch.float32)
-        share = share / share.sum()
-
-        def loss(matrices: Tensor) -> Tensor:
-            mapped = torch.einsum("bij,nj->bni", matrices[:, :-1, :-1], fixed) + matrices[:, None, :-1, -1]
-            squared = (mapped - moving).square().sum(dim=2) / BEND**2
-            return WEIGHT * (((1 + squared).sqrt() - 1) * share).sum(dim=1).mean()
-
-        return loss
 
 
 def _middle(label: Label) -> np.ndarray:

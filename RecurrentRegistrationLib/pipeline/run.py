@@ -24,6 +24,7 @@ from RecurrentRegistrationLib.pipeline.correction import corrected
 from RecurrentRegistrationLib.pipeline.guide import Guide
 from RecurrentRegistrationLib.pipeline.guide_checks import check_guide
 from RecurrentRegistrationLib.pipeline.guide_on_grid import Steering
+from RecurrentRegistrationLib.pipeline.guided_start import Anchors
 from RecurrentRegistrationLib.pipeline.images import Images
 from RecurrentRegistrationLib.pipeline.leg import Leg, handed_over, taken_up
 from RecurrentRegistrationLib.pipeline.linear import align, named_start
@@ -190,8 +191,11 @@ class Run:
         if options.linear == "none":
             self._linear = linear
             return
-        self.phase = "align"
-        maps = align(fixed, moving, kind=options.linear, search=options.initial == "auto", start=linear)
+        self.phase, search = "align", options.initial == "auto"
+        if search and (anchors := Anchors.of(self._steering.guide)) is not None:
+            linear, search = anchors.start(), not anchors.tell_a_rotation
+            self.notes.append("The landmarks and labels of the guide are where the linear stage starts from.")
+        maps = align(fixed, moving, kind=options.linear, search=search, start=linear)
         for found in self._clock.each("align", maps):
             if found.note:
                 self.notes.append(found.note)
