@@ -11,7 +11,7 @@ BENCHMARKS := Testing/benchmarks
 BENCHMARK = $(BIN)/recurrent-registration benchmark --data $(DATA) \
 	--peers $(BENCHMARKS)/peers --peers-python .venv-peers/bin/python
 
-.PHONY: help env demo test lint format bench verify results docs clean
+.PHONY: help env demo test lint format lists bench verify results docs clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1: /p' Makefile
@@ -41,6 +41,9 @@ lint: .venv/.ready  ## style, types and layers
 format: .venv/.ready  ## fix the style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+lists: .venv/.ready  ## write the lists that follow from the folders: CMake's, the docs' tables of methods and rooms
+	$(BIN)/python Testing/lists.py
 
 bench: .venv/.ready .venv-peers/.ready  ## register real pairs with our methods and the peers, side by side
 	$(BENCHMARK) $(MANIFESTS:%=$(BENCHMARKS)/manifests/%.yaml) --methods $(METHODS) --threads 2 -o $(RESULTS)

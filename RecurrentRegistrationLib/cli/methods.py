@@ -25,10 +25,11 @@ def methods(
             to_json([{**dataclasses.asdict(c), "weights": [m.card() for m in sets[c.name]]} for c in cards], indent=2)
         )
         return
-    table = Table("Method", "For", "Steps", "Weights", "What it does", box=None, pad_edge=False)
+    table = Table("Method", "For", "Steps", "Masks", "Weights", "What it does", box=None, pad_edge=False)
     for card in cards:
         dimensions = ", ".join(f"{d}D" for d in card.dimensions)
         present = "\n".join(f"{m.name} ({m.bytes / 1e6:.1f} MB, {m.sha256[:8]})" for m in sets[card.name])
         needed = "needs training" if card.trained else "none needed"
-        table.add_row(card.name, dimensions, str(card.default_steps), present or needed, card.summary)
+        masks = "used" if card.uses_masks else "not used"
+        table.add_row(card.name, dimensions, str(card.default_steps), masks, present or needed, card.summary)
     Console().print(table)

@@ -67,7 +67,7 @@ class Block(nn.Module):
 class GraDIRN(Method):
     """GraDIRN with the explicit input; each step carries the similarity's gradient as "gradient".
 
-    Masks say where the similarity counts. Steps beyond the schedule repeat the last block.
+    Masks say where the similarity counts and what the network sees. Steps beyond the schedule repeat the last block.
 
     Args:
         dimension: 2 or 3.
@@ -145,8 +145,9 @@ class GraDIRN(Method):
         weight = common_weight(pair.fixed_mask, pair.moving_mask, displacement)
         create_graph = self.create_graph and torch.is_grad_enabled()
         gradient = self.gradient(pair.fixed, pair.moving, displacement, weight, create_graph)
+        shown = 1 if weight is None else weight  # the network sees what the masks leave, too
         warped = spatial.warp(pair.moving, displacement)
-        return block(displacement, gradient, pair.fixed, warped), gradient
+        return block(displacement, gradient, pair.fixed * shown, warped * shown), gradient
 
 
 def create(dimension: int = 3, **options: Any) -> GraDIRN:

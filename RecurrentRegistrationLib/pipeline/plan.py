@@ -128,7 +128,7 @@ def make_plan(images: Images, options: Options, *, name: str | None = None, why:
     method = _created(chosen, model, file, options, settings, images.dimension).to(device).eval()
     card = method.card
     if images.masked and options.deforms and not card.uses_masks:
-        told.append(f"{card.title} does not use masks: they count in the linear stage and in the similarity alone.")
+        told.append(f"{card.title} does not use masks: they count only in the linear stage and in the similarity.")
     voxels = images.voxels, math.prod(images.fixed.grid.size)
     limit = SHARE * (options.memory_limit or memory.available(device))
     fixed, _ = images.prepared(settings, torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""Headless training: cases and pairs, synthetic images, objectives, and the engine that Lightning drives.
+"""The one trainer: cases and pairs, synthetic images, objectives, and the engine that Lightning drives.
 
 cases, sources, splits, pairing   what there is to train on, and who is held back
 subjects, starts                  pairs of labelled subjects as `register` would hand them to a method

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,12 @@ def test_strict_build_has_no_broken_link_and_no_raw_formula(tmp_path):
     for page in pages.values():
         assert not re.search(r"formula\d+mark", page)
     assert "RecurrentRegistrationLib.pipeline.options.Options" in pages[Path("reference/pipeline.html")]
+
+
+def test_lists_follow_from_the_folders():
+    """What CMake packages, and the tables of methods and rooms; `make lists` writes them."""
+    outdated = runpy.run_path(str(ROOT / "Testing" / "lists.py"))["outdated"]()
+    assert not [str(path.relative_to(ROOT)) for path in outdated]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(DOCS)))

@@ -274,6 +274,9 @@ def test_methods_are_listed(capsys):
     assert run(["methods"]) == 0
     listed = capsys.readouterr().out
     assert all(name in listed for name in cards)
+    first = {line.split()[0]: line for line in listed.splitlines() if line.strip()}
+    used = {name: "not used" not in first[name] for name in cards}
+    assert used == {name: card["masks"] != "ignored" for name, card in cards.items()}
 
 
 def test_help_and_version_end_well(capsys):

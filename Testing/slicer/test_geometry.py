@@ -18,7 +18,7 @@ import SimpleITK as sitk
 import slicer
 import slicer.util
 import vtk
-from geometry import GRIDS
+from geometry import AWKWARD, GRIDS
 from RecurrentRegistrationSlicer.frame import FLIP, Frame, indexToWorld, planeOf, toWorld
 from RecurrentRegistrationSlicer.steps import Steps
 from registered import (
@@ -33,13 +33,13 @@ from registered import (
     volumeNode,
 )
 
-SOLID = [name for name in GRIDS if not name.startswith("2D")]
-FLAT = [name for name in GRIDS if name.startswith("2D")]
+SOLID = [name for name in AWKWARD if not name.startswith("2D")]
+FLAT = [name for name in AWKWARD if name.startswith("2D")]
 CASES = [
     *[(geometry, "no parent") for geometry in SOLID],
     *[("anisotropic", parents) for parents in PARENTS if parents != "no parent"],
     ("left-handed oblique", "both under transforms"),
-    ("2D anisotropic", "no parent"),
+    ("2D oblique", "no parent"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""The extension as Slicer's build and catalog read it: every file listed, one line a literal, pictures of a size."""
+"""The extension as Slicer's build and catalog read it: one line a literal, pictures of a size."""
 
 from __future__ import annotations
 
@@ -28,34 +28,11 @@ def tracked(folder: str) -> set[str]:
     return {name.removeprefix(f"{folder}/") for name in listed.splitlines() if (ROOT / name).exists()}
 
 
-def listed(folder: str, variable: str) -> list[str]:
-    """A list in a folder's CMakeLists.txt."""
-    text = (ROOT / folder / "CMakeLists.txt").read_text(encoding="utf-8")
-    match = re.search(rf"set\({variable}\s(.*?)\)", text, re.DOTALL)
-    assert match
-    return match[1].split()
-
-
 def size(picture: Path) -> tuple[int, int]:
     """Width and height of a PNG."""
     head = picture.read_bytes()[:24]
     assert head[:8] == b"\x89PNG\r\n\x1a\n"
     return struct.unpack(">II", head[16:24])
-
-
-def test_every_file_of_the_library_is_packaged():
-    names = listed("RecurrentRegistrationLib", "LIBRARY_SCRIPTS")
-    assert names == sorted(set(names))
-    assert set(names) == {name for name in tracked("RecurrentRegistrationLib") if name.endswith(".py")}
-
-
-def test_every_file_of_the_module_is_packaged():
-    files = {name for name in tracked("RecurrentRegistration") if "CMakeLists" not in name}
-    scripts = listed("RecurrentRegistration", "MODULE_PYTHON_SCRIPTS")
-    resources = listed("RecurrentRegistration", "MODULE_PYTHON_RESOURCES")
-    assert set(scripts) == {name for name in files if name.endswith(".py")}
-    assert set(resources) == {name for name in files if name.startswith("Resources/")}
-    assert len(scripts + resources) == len(set(scripts + resources))
 
 
 def test_what_the_catalog_reads_is_literal():

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from geometry import GRIDS, PAIRS
+from geometry import AWKWARD, GRIDS, PAIRS
 
 from RecurrentRegistrationLib.volume import Grid
 
 
-@pytest.fixture(params=GRIDS)
+@pytest.fixture(params=AWKWARD)
 def grid(request: pytest.FixtureRequest) -> Grid:
     """Every awkward grid in turn."""
     return GRIDS[request.param]

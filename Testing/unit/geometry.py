@@ -34,28 +34,23 @@ GRIDS = {
     "anisotropic": _grid((13, 11, 7), (1.5, 2, 3.5), (-10.13, -12.21, -11.37), np.eye(3)),
     "oblique": _grid((12, 9, 10), (2, 2.5, 1.8), (-8, -14, -3), _turn(20, -35, 50)),
     "permuted": _grid((9, 12, 11), (2, 1.7, 2.2), (-9.1, -10.3, -8.2), _PERMUTED),
-    "left-handed": _grid((11, 12, 8), (2, 1.5, 3), (11, -8, -10), np.diag([-1, 1, 1])),
     "left-handed oblique": _grid((10, 13, 9), (2.1, 1.4, 2.6), (7, -9, -9), _turn(-15, 10, 25) @ np.diag([-1, 1, 1])),
     "shifted": _grid((12, 10, 9), (2, 2, 2.5), (1500, -980, 730), _turn(5, 8, -4)),
-    "2D anisotropic": _grid((14, 11), (1.2, 2.3), (-9, -12), np.eye(2)),
     "2D oblique": _grid((12, 13), (1.5, 2), (-3, -14), _turn(35)),
-    "2D permuted": _grid((11, 14), (2, 1.6), (-10.1, -10.3), [[0, 1], [1, 0]]),
     "2D left-handed": _grid((13, 12), (1.8, 1.5), (11, -9), np.diag([-1, 1])),
-    "2D shifted": _grid((12, 12), (1.7, 1.7), (-870, 1320), _turn(-12)),
 }
+
+# What any geometry goes through: the rest is for tests that need one in particular.
+AWKWARD = ("anisotropic", "permuted", "left-handed oblique", "shifted", "2D oblique", "2D left-handed")
 
 # A field's grid and the grid of the image it is used on: pairs that lie in the same place, differently.
 PAIRS = [
-    ("regular", "anisotropic"),
     ("anisotropic", "oblique"),
-    ("oblique", "left-handed"),
-    ("left-handed", "permuted"),
+    ("oblique", "permuted"),
     ("permuted", "left-handed oblique"),
     ("shifted", "shifted"),
-    ("2D anisotropic", "2D oblique"),
+    ("regular", "anisotropic"),
     ("2D oblique", "2D left-handed"),
-    ("2D left-handed", "2D permuted"),
-    ("2D shifted", "2D shifted"),
 ]
 
 

@@ -17,7 +17,7 @@ from RecurrentRegistrationLib.pipeline.comparison import MEASURES, Comparison
 from RecurrentRegistrationLib.pipeline.images import Images
 from RecurrentRegistrationLib.pipeline.presets import PRESETS
 from RecurrentRegistrationLib.pipeline.stopping import PATIENCE, better, exhausted
-from RecurrentRegistrationLib.transform import DisplacementField, Transform
+from RecurrentRegistrationLib.transform import Affine, DisplacementField, Transform
 from RecurrentRegistrationLib.volume import Volume
 
 
@@ -76,12 +76,16 @@ def test_what_is_not_seen_does_not_help():
     assert at(comparison, shifted(3, 400.0)) == pytest.approx(0, abs=0.02)
 
 
-@pytest.mark.parametrize("method", methods.names())
-def test_every_step_of_every_method_is_measured_and_written_as_it_is(method, tmp_path):
-    fixed, moving, points, _ = made_pair((34, 32, 36), (3.0, 3.2, 2.9))
-    run = pipeline.start(
-        fixed, moving, options=Options(method, initial="none", linear="rigid", steps=2, untrained=True)
-    )
+EVERY = [(name, 2) for name in methods.names()] + [("refine", 3), ("riir", 3)]
+
+
+@pytest.mark.parametrize(("method", "dimension"), EVERY, ids=[f"{name}-{d}d" for name, d in EVERY])
+def test_every_step_of_every_method_is_measured_and_written_as_it_is(method, dimension, tmp_path):
+    fixed, moving, points, _ = made_pair((34, 32, 36)[:dimension], (3.0, 3.2, 2.9)[:dimension])
+    turned = np.eye(dimension + 1)
+    turned[:2, :2], turned[0, dimension] = [[0.995, -0.1], [0.1, 0.995]], 2.0
+    start = Transform((Affine(turned),))
+    run = pipeline.start(fixed, moving, options=Options(method, initial=start, linear="none", steps=2, untrained=True))
     steps = list(run)
     assert np.isfinite([step.similarity for step in steps]).all()
     assert [record["similarity"] for record in run.steps] == [step.similarity for step in steps]

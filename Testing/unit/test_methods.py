@@ -22,6 +22,7 @@ SHAPES = {2: (23, 30), 3: (13, 18, 15)}  # no cube, no power of two, odd and eve
 BRIEF = 3  # steps where they need not pass through all stages
 CASES = [(name, dimension) for name in methods.names() for dimension in methods.card(name).dimensions]
 TRAINED = [case for case in CASES if methods.card(case[0]).trained]
+FLAT = [case for case in CASES if case[1] == min(methods.card(case[0]).dimensions)]  # once a method, where it is quick
 STARTS_AT_IDENTITY = [case for case in TRAINED if methods.card(case[0]).identity_at_start]
 
 
@@ -194,14 +195,22 @@ def test_batch_of_two_is_two_runs(name, dimension):
 
 @for_cases(CASES)
 def test_state_continues_where_it_stopped(name, dimension):
-    """Any step's state, taken up again, gives the next step of the one long run."""
+    """Any step's state, taken up again, gives the next step of the one long run, also after a run that was left."""
     method = awake(name, dimension)
     fixed, moving = pair(method.card, SHAPES[dimension], batch=2)
+    before = fixed.clone(), moving.clone()
+    whole = awake_run(name, dimension)
     with torch.no_grad():
-        for before, after in itertools.pairwise(awake_run(name, dimension)):
-            following = next(iter(method.steps(fixed, moving, state=before.state, count=1)))
+        left = method.steps(fixed, moving, count=length(method.card))
+        first = next(left)
+        left.close()
+        torch.testing.assert_close(first.displacement, whole[0].displacement)
+        for step, after in itertools.pairwise(whole):
+            following = next(iter(method.steps(fixed, moving, state=step.state, count=1)))
             assert following.index == after.index
             torch.testing.assert_close(following.displacement, after.displacement, atol=1e-3, rtol=1e-3)
+    assert torch.equal(fixed, before[0]), "images stay as they were"
+    assert torch.equal(moving, before[1])
 
 
 @for_cases([case for case in CASES if methods.card(case[0]).recurrent])
@@ -215,57 +224,51 @@ def test_recurrence_goes_on_beyond_the_default(name, dimension):
 
 
 @for_cases(CASES)
-def test_runs_leave_nothing_behind(name, dimension):
-    """After a run that was stopped, the same seed gives the same steps; the images stay as they were."""
-    method = awake(name, dimension)
-    fixed, moving = pair(method.card, SHAPES[dimension], batch=2)
-    before = fixed.clone(), moving.clone()
-    with torch.no_grad():
-        left = method.steps(fixed, moving, count=length(method.card))
-        next(left)
-        left.close()
-        again = run(method, fixed, moving)
-    for step, same in zip(awake_run(name, dimension), again, strict=True):
-        torch.testing.assert_close(step.displacement, same.displacement)
-    assert torch.equal(fixed, before[0])
-    assert torch.equal(moving, before[1])
-
-
-@for_cases(CASES)
 def test_masks_of_everything_change_nothing(name, dimension):
     method = awake(name, dimension)
     fixed, moving = pair(method.card, SHAPES[dimension])
     everywhere = torch.ones_like(fixed)
     masked = without_graph(method, fixed, moving, fixed_mask=everywhere, moving_mask=everywhere, count=BRIEF)
-    difference = masked - without_graph(method, fixed, moving, count=BRIEF)
-    assert difference.abs().median() < 0.01
+    torch.testing.assert_close(masked, without_graph(method, fixed, moving, count=BRIEF), atol=0.02, rtol=0)
 
 
-@for_cases(CASES)
-def test_masks_of_parts_are_taken(name, dimension):
+@for_cases(FLAT)
+def test_the_card_tells_what_masks_do(name, dimension):
+    """What changes far outside of both masks changes the result of those methods alone that do not use masks."""
     method = awake(name, dimension)
-    fixed, moving = pair(method.card, SHAPES[dimension])
-    part = torch.zeros_like(fixed)
-    part[..., :8] = 1
-    assert without_graph(method, fixed, moving, fixed_mask=part, moving_mask=part, count=BRIEF).isfinite().all()
+    fixed, moving = pair(method.card, (24, 48))
+    inside = torch.zeros_like(fixed)
+    inside[..., :12] = 1
+    changed = [image.clone() for image in (fixed, moving)]
+    for image in changed:
+        image[..., 36:] = image[..., 36:].flip(-2)
+
+    def found(*images: torch.Tensor) -> torch.Tensor:
+        return without_graph(method, *images, fixed_mask=inside, moving_mask=inside, count=BRIEF)
+
+    difference = (found(fixed, moving) - found(*changed)).abs().max()
+    assert (difference < 1e-4) == method.card.uses_masks
 
 
-@for_cases(CASES)
-def test_empty_images_stay_finite(name, dimension):
-    method = awake(name, dimension)
+@for_cases(FLAT)
+def test_empty_images_move_nothing_by_themselves(name, dimension):
+    """No method is led anywhere, nor fails, where there is nothing to see."""
+    method = untouched(name, dimension)
     empty = torch.zeros(1, 1, *SHAPES[dimension])
-    assert without_graph(method, empty, empty.clone(), count=BRIEF).isfinite().all()
+    found = without_graph(method, empty, empty.clone(), count=BRIEF)
+    assert found.isfinite().all()
+    assert method.card.trained or not found.any()
 
 
-@for_cases(CASES)
+@for_cases(FLAT)
 def test_displacements_stay_float32_in_half_precision(name, dimension):
     method = untouched(name, dimension)
     fixed, moving = pair(method.card, SHAPES[dimension])
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        steps = run(method, fixed, moving)
-    for step in steps:
-        assert step.values.dtype == torch.float32
-        assert step.values.isfinite().all()
+        half = run(method, fixed, moving, count=BRIEF)
+    whole = without_graph(method, fixed, moving, count=BRIEF)
+    assert {step.values.dtype for step in half} == {torch.float32}
+    assert (half[-1].displacement - whole).abs().mean() < 0.05 + 0.05 * whole.abs().max()
 
 
 @for_cases(TRAINED)
@@ -276,7 +279,7 @@ def test_gradients_reach_every_parameter(name, dimension):
     assert all(gradient.isfinite().all() for gradient in found.values())
 
 
-@for_cases(TRAINED)
+@for_cases([case for case in TRAINED if case in FLAT])
 def test_checkpointing_changes_memory_only(name, dimension):
     method = awake(name, dimension)
     method.checkpoint = True
@@ -287,7 +290,7 @@ def test_checkpointing_changes_memory_only(name, dimension):
         torch.testing.assert_close(recomputed[key], gradient, atol=1e-5, rtol=1e-3, msg=key)
 
 
-@for_cases(TRAINED)
+@for_cases([case for case in TRAINED if case in FLAT])
 def test_safetensors_bring_the_weights_back(name, dimension, tmp_path):
     method, other = awake(name, dimension, seed=0), awake(name, dimension, seed=1)
     fixed, moving = pair(method.card, SHAPES[dimension])

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from geometry import GRIDS
+from geometry import AWKWARD, GRIDS
 
 from RecurrentRegistrationLib.report.views import planes
 
 LPS = {"L": (1, 0, 0), "R": (-1, 0, 0), "P": (0, 1, 0), "A": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1)}
-SOLID = [name for name, grid in GRIDS.items() if grid.dimension == 3]
+SOLID = [name for name in AWKWARD if GRIDS[name].dimension == 3]
 
 
 @pytest.mark.parametrize("name", SOLID)

@@ -50,9 +50,7 @@ def error_mm(transform, points, targets):
     return np.linalg.norm(transform.map_points(points) - targets, axis=1).mean()
 
 
-@pytest.mark.parametrize(
-    "name", ["regular", "oblique", "permuted", "left-handed oblique", "2D oblique", "2D left-handed"]
-)
+@pytest.mark.parametrize("name", ["permuted", "left-handed oblique", "2D oblique", "2D left-handed"])
 def test_a_known_deformation_is_found_in_every_orientation(name):
     cosines = GRIDS[name].cosines
     shape = (40, 44, 42)[: len(cosines)] if len(cosines) == 3 else (80, 76)
@@ -77,7 +75,11 @@ def test_what_has_learnt_one_orientation_sees_no_other():
 @pytest.fixture(scope="module")
 def finished() -> Registration:
     fixed, moving, _, _ = made_pair()
-    return register(fixed, moving, options=FAST)
+    copies = fixed.array.copy(), moving.array.copy()
+    result = register(fixed, moving, options=FAST)
+    assert np.array_equal(copies[0], fixed.array), "inputs stay as they were"
+    assert np.array_equal(copies[1], moving.array)
+    return result
 
 
 def test_plain_simpleitk_reproduces_the_warped_image(finished, tmp_path):
@@ -98,28 +100,24 @@ def test_transform_and_inverse_agree(finished):
     assert np.linalg.norm(there_and_back - points, axis=1).mean() < 0.1
 
 
-def test_every_step_is_a_valid_result():
-    fixed, moving, points, targets = made_pair()
-    run = start(fixed, moving, options=FAST)
+def flat_pair():
+    """As `made_pair`, one slice."""
+    return made_pair((80, 76), (1.1, 0.9))
+
+
+def test_a_run_may_end_at_any_step_goes_on_and_is_refined():
+    fixed, moving, points, targets = flat_pair()
+    run = start(fixed, moving, options=dataclasses.replace(FAST, linear="none"))
     errors = []
     for step in run:
-        if step.index % 15 == 0:
-            errors.append(error_mm(step.transform, points, targets))
-        if step.index == 116:
+        errors.append(error_mm(step.transform, points, targets))
+        if step.index == 20:
             break
     result = run.result()
-    assert len(result.steps) == 116
-    assert errors[-1] < errors[0]
+    assert len(result.steps) == 20
+    assert errors[-1] < 0.5 * errors[0]
     assert result.warped().grid == fixed.grid
-
-
-def test_a_run_goes_on_and_is_refined_after_its_end():
-    fixed, moving, points, targets = made_pair()
-    run = start(fixed, moving, options=FAST)
-    for _ in run:
-        pass
-    first = error_mm(run.result().transform, points, targets)
-    made = len(run.steps)
+    first, made = errors[-1], len(run.steps)
     assert len(list(run.extend(8))) == 8
     assert len(list(run.refine(6))) == 6
     assert [s["index"] for s in run.steps] == list(range(1, made + 15))
@@ -232,33 +230,21 @@ def test_the_linear_stage_alone(linear):
     assert run.result().transform.jacobian_determinant(fixed.grid).std() > 1e-3
 
 
-def test_the_same_seed_gives_the_same_transform(finished):
-    fixed, moving, _, _ = made_pair()
-    again = register(fixed, moving, options=FAST)
-    assert torch.equal(again.transform.parts[0].values, finished.transform.parts[0].values)
-
-
-def test_inputs_stay_as_they_were():
-    fixed, moving, _, _ = made_pair()
-    copies = fixed.array.copy(), moving.array.copy()
-    register(fixed, moving, options=FAST)
-    assert np.array_equal(copies[0], fixed.array)
-    assert np.array_equal(copies[1], moving.array)
+def test_the_same_seed_gives_the_same_transform():
+    fixed, moving, _, _ = flat_pair()
+    first, again = (register(fixed, moving, options=FAST).transform.parts for _ in range(2))
+    assert torch.equal(again[0].values, first[0].values)
 
 
 def test_a_given_transform_is_where_it_starts():
-    fixed, moving, points, targets = made_pair()
-    away = np.eye(4)
-    away[:3, 3] = (400.0, -300.0, 500.0)
-    far = Volume(
-        moving.array,
-        Grid(
-            moving.grid.size, moving.grid.spacing, tuple(np.add(moving.grid.origin, away[:3, 3])), moving.grid.direction
-        ),
-    )
+    fixed, moving, points, targets = flat_pair()
+    away = np.eye(3)
+    away[:2, 2] = (400.0, -300.0)
+    placed = tuple(np.add(moving.grid.origin, away[:2, 2]))
+    far = Volume(moving.array, Grid(moving.grid.size, moving.grid.spacing, placed, moving.grid.direction))
     options = dataclasses.replace(FAST, initial=Transform((Affine(away),)))
     result = register(fixed, far, options=options)
-    assert error_mm(result.transform, points, targets + away[:3, 3]) < 2.0
+    assert error_mm(result.transform, points, targets + away[:2, 2]) < 2.0
 
 
 @pytest.mark.parametrize("initial", ["geometry", "moments"])
@@ -316,6 +302,16 @@ def test_unlike_contrast_turns_to_the_multimodal_preset():
         pass
     assert run.plan.preset == "multimodal"
     assert error_mm(run.result().transform, points, targets) < error_mm(Transform((), 3), points, targets)
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_a_method_that_does_not_use_masks_says_so(name):
+    fixed, moving, _, _ = made_pair((30, 28), (2.0, 2.2))
+    mask = Volume(np.ones_like(fixed.array), fixed.grid)
+    run = start(fixed, moving, fixed_mask=mask, options=Options(name, initial="none", untrained=True))
+    told = [note for note in run.notes if "does not use masks" in note]
+    assert len(told) == (not methods.card(name).uses_masks)
+    assert not [note for note in start(fixed, moving, options=run.plan.options).notes if "does not use masks" in note]
 
 
 def test_images_are_not_trusted_blindly():

@@ -71,13 +71,14 @@ def deviceText(device: dict) -> str:
 
 
 def cardText(card: dict) -> str:
-    """What a method is for, its paper, its size, and whether it needs weights."""
+    """What a method is for, its paper, its size, and whether it uses masks and needs weights."""
     lines = [f"<b>{card['title']}</b>: {card['summary']}", f"<i>{card['reference']}</i>"]
     facts = [_("{steps} steps").format(steps=card["default_steps"])]
     facts.append(" / ".join(f"{d}D" for d in card["dimensions"]))
     sizes = {int(d): n for d, n in (card.get("parameters") or {}).items()}
     if sizes:
         facts.append(_("{size:.2f} million parameters").format(size=max(sizes.values()) / 1e6))
+    facts.append(_("ignores masks") if card["masks"] == "ignored" else _("uses masks"))
     facts.append(weightsText(card["name"]) if card["trained"] else _("needs no training"))
     return "<br>".join([*lines, ", ".join(facts)])
 
