@@ -105,6 +105,22 @@ def liver(data: Path, count: int, options: Row) -> Iterator[Row]:
         yield from with_landmarks(f"liver {person} {phase}", *points, volumes, options)
 
 
+def lost(data: Path, count: int, options: Row) -> Iterator[Row]:
+    """The same by refinement alone, from the header's position: too far for it."""
+    far = {"method": "refine", "linear": "none", "initial": "none"}
+    yield from lung_from_header(data, {**options, **far})
+    yield from liver(data, count, {**options, **far})
+
+
+def lung_from_header(data: Path, options: Row) -> Iterator[Row]:
+    """The lung without masks, 35 mm from where its header puts it."""
+    volumes, points = {}, []
+    for image, visit in (("fixed", "baseline"), ("moving", "followup")):
+        volumes[image] = Volume.read(data / "lung_ct" / f"3DCT_lung_{visit}.mha")
+        points.append(read_points(data / "lung_ct" / f"3DCT_lung_{visit}.txt", volumes[image].grid).positions)
+    yield from with_landmarks("lung, header", *points, volumes, options)
+
+
 def brains(data: Path, count: int) -> Iterator[tuple[str, Row, tuple[Volume, Volume]]]:
     """Pairs of labelled brains."""
     names = sorted(file.name.partition(".")[0] for file in (data / "brain_labelled_oasis").glob("????.nii.gz"))
@@ -297,6 +313,7 @@ CASES: dict[str, Callable[[Path, int, Row], Iterator[Row]]] = {
     "rigid": rigid,
     "lung": lung,
     "liver": liver,
+    "lost": lost,
     "hippocampus": hippocampus,
     "prostate": prostate,
     "brain_landmarks": brain_landmarks,

@@ -115,6 +115,16 @@ def test_a_run_goes_on_from_a_correction():
     assert np.linalg.norm(free.transform.map_points(points) - wanted) > 1.0
 
 
+def test_after_a_method_that_takes_no_guide_it_enters_in_a_refinement():
+    fixed, moving, truth = pair(2)
+    points = np.array([[5.0, 3]])
+    guide = Guide(landmarks(points, truth.map_points(points) + np.array([4, 0])))
+    run = finished(fixed, moving, guide, method="demons", steps=3, refine=4)
+    assert [record["phase"] for record in run.steps] == ["deform"] * 3 + ["refine"] * 4
+    assert run.last.landmarks["a"] < 0.25
+    assert any("enters in the refinement" in note for note in run.notes)
+
+
 @pytest.mark.parametrize("d", [2, 3])
 def test_given_labels_overlap(d):
     """A structure that the images do not show."""
