@@ -15,6 +15,7 @@ from RecurrentRegistrationLib.losses.overlap import Structure
 
 LABELS = 10.0  # how much stronger the labels pull than the images, where they do
 TOLERANCE = 0.1  # millimetres: landmarks that are together
+LITTLE = 0.98  # of its distance is left to a landmark that does not come nearer any more
 CODES = 8  # features that tell structures apart
 LEAST = 0.1  # Jacobian determinant down to which landmarks may compress
 
@@ -88,7 +89,8 @@ class Guidance:
         counted = torch.ones(len(self.landmarks.fixed), dtype=torch.bool, device=displacement.device)
         least = _least(settled)
         for _ in range(rounds):
-            if not bool(((self.landmarks.distances(settled) > TOLERANCE) & counted).any()):
+            before = self.landmarks.distances(settled)
+            if not bool(((before > TOLERANCE) & counted).any()):
                 break
             update = self.landmarks.update(settled, counted)
             for share in (1.0, 0.5, 0.25):
@@ -96,6 +98,7 @@ class Guidance:
                 reached = _least(changed)
                 if reached >= min(LEAST, least):
                     settled, least = changed, reached
+                    counted &= self.landmarks.distances(settled) < LITTLE * before + TOLERANCE
                     break
             else:
                 counted[self._nearest_to_fold(changed, counted)] = False

@@ -12,6 +12,7 @@ from RecurrentRegistrationLib.pipeline.guide import Guide, LandmarkPairs
 from RecurrentRegistrationLib.pipeline.images import Images
 from RecurrentRegistrationLib.volume import Grid, Volume
 
+MANY = 2000  # landmarks
 MOST = 0.95  # share of the image that rigid or still regions may cover
 EXCHANGED = 0.1  # of the misfit may be left after exchanging two landmarks that were swapped
 
@@ -57,14 +58,19 @@ def _check_landmarks(pairs: LandmarkPairs, images: Images) -> None:
             )
     if (pairs.error < 0).any():
         raise InputError("The localisation error of a landmark cannot be negative.")
-    for a, b in itertools.combinations(range(len(pairs)), 2):
-        apart = sorted(np.linalg.norm(points[a] - points[b]) for points in (pairs.fixed, pairs.moving))
-        blur = float(np.hypot(pairs.error[a], pairs.error[b]))
-        if apart[0] < 0.2 * apart[1] and apart[1] - apart[0] > 3 * blur:
-            raise InputError(
-                f"The landmarks '{pairs.names[a]}' and '{pairs.names[b]}' contradict each other: they are "
-                f"{apart[0]:.1f} mm apart in one image and {apart[1]:.1f} mm in the other; correct one of them."
-            )
+    if len(pairs) > MANY:
+        raise InputError(f"There are {len(pairs)} landmarks: give at most {MANY}, the most certain ones.")
+    apart = np.sort(
+        [np.linalg.norm(points[:, None] - points, axis=2) for points in (pairs.fixed, pairs.moving)], axis=0
+    )
+    blur = np.hypot(pairs.error[:, None], pairs.error)
+    contrary = (apart[0] < 0.2 * apart[1]) & (apart[1] - apart[0] > 3 * blur)
+    if contrary.any():
+        a, b = np.argwhere(contrary)[0]
+        raise InputError(
+            f"The landmarks '{pairs.names[a]}' and '{pairs.names[b]}' contradict each other: they are "
+            f"{apart[0, a, b]:.1f} mm apart in one image and {apart[1, a, b]:.1f} mm in the other; correct one of them."
+        )
 
 
 def _outside(points: np.ndarray, grid: Grid) -> np.ndarray:
