@@ -46,7 +46,7 @@ class Settings:
     steps: int | None = None
     refine: int | None = None
     device: str = "auto"
-    linear: str = "affine"
+    linear: str = "auto"
     similarity: str | None = None
     spacing: float | None = None
     weights: str | None = None

@@ -30,7 +30,9 @@ def register(
     initial: Annotated[
         str, typer.Option(help="Start: none, geometry, moments, auto, or the file of a linear transform.")
     ] = "auto",
-    linear: Annotated[str, typer.Option(help="Linear stage before the deformation: affine, rigid or none.")] = "affine",
+    linear: Annotated[
+        str, typer.Option(help="Linear stage before the deformation: affine, rigid, none, or auto: as the images ask.")
+    ] = "auto",
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the method (default: the method's own).")] = None,
     refine: Annotated[int | None, typer.Option(min=0, help="Steps of refinement of its result.")] = None,
     weights: Annotated[

@@ -9,12 +9,20 @@ displacement in one place cannot make a relation that holds everywhere else.
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from RecurrentRegistrationLib.losses.similarity import MutualInformation
+from RecurrentRegistrationLib.pipeline.levels import Level
 
 BINS = 32
+STEADY = 1.0  # voxels: interpolation takes noise away, and a map would look better for that alone
+SIDE = 4  # voxels of a block
+TEXTURE = 1e-3  # variance of intensities in [0, 1] below which a block shows nothing
 
 
 def surprise(fixed: Tensor, warped: Tensor, weight: Tensor) -> Tensor:
@@ -30,3 +38,49 @@ def surprise(fixed: Tensor, warped: Tensor, weight: Tensor) -> Tensor:
     row = (fixed * (BINS - 1)).round().long().clamp(0, BINS - 1)
     column = (warped * (BINS - 4) + 1.5).round().long().clamp(0, BINS - 1)  # as the histogram places it
     return -torch.log(known[row, column])
+
+
+class Blocks:
+    """What many small blocks of the fixed image, each for itself, say of linear maps.
+
+    Args:
+        level: both images.
+        like: whether blocks of one contrast are compared, by correlation; otherwise by `surprise`.
+    """
+
+    def __init__(self, level: Level, like: bool) -> None:
+        level = level.smoothed(STEADY)
+        fixed = level.fixed.values
+        self._level, self._like = level, like
+        self._pool = F.avg_pool2d if fixed.ndim == 4 else F.avg_pool3d
+        self._side = tuple(min(SIDE, n) for n in fixed.shape[2:])
+        inside = torch.ones_like(fixed) if level.fixed.mask is None else (level.fixed.mask > 0.5).to(fixed)
+        share = self._mean(inside)
+        mean = self._mean(fixed * inside) / share.clamp_min(1e-6)
+        variance = self._mean(fixed.square() * inside) / share.clamp_min(1e-6) - mean.square()
+        self._telling = (variance > TEXTURE) & (share > 0.5)
+
+    def gaining(self, first: np.ndarray, second: np.ndarray) -> float:
+        """Share of the telling blocks that are more alike under the second map; 1 where none tells anything."""
+        before, after = self._likeness(first), self._likeness(second)
+        return float((after > before).float().mean()) if before.numel() else 1.0
+
+    def _mean(self, values: Tensor) -> Tensor:
+        return self._pool(values, self._side)
+
+    @torch.no_grad()
+    def _likeness(self, matrix: np.ndarray) -> Tensor:
+        """Of each telling block under a map; what is not seen counts as unlike."""
+        fixed = self._level.fixed.values
+        warped, weight = self._level.warp(torch.tensor(matrix[None], dtype=torch.float32, device=fixed.device))
+        seen = self._mean(weight)
+        if not self._like:
+            unseen = math.log(BINS) * (1 - seen)
+            return -(self._mean(surprise(fixed, warped, weight) * weight) + unseen)[self._telling]
+
+        def mean(values: Tensor) -> Tensor:
+            return self._mean(weight * values) / seen.clamp_min(1e-6)
+
+        covariance = mean(fixed * warped) - mean(fixed) * mean(warped)
+        spread = [(mean(i.square()) - mean(i).square()).clamp_min(0) + TEXTURE / 10 for i in (fixed, warped)]
+        return (covariance * (spread[0] * spread[1]).rsqrt() * seen)[self._telling]

@@ -1,38 +1,47 @@
-"""The linear start: a search over poses that needs no overlap of the headers, then a descent to a rigid or affine map.
+"""The linear stage: a search over poses, a descent from coarse to fine, and a verdict on what it found.
 
-A map is a homogeneous matrix from fixed to moving points, LPS millimetres. It is written as a pose times
-`exp(skew(w)) exp(S)` and a translation, about the centres of mass; all parameters are in millimetres at the images'
-radius, so that one learning rate serves them.
+An affine map is taken where most of the image speaks for it rather than for a rigid one, and either where most of it
+speaks against the header's position: what one organ gains is no reason to move everything else.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from RecurrentRegistrationLib.layers.linear_warp import linear_warp
 from RecurrentRegistrationLib.losses.similarity import (
     LocalCorrelation,
     MutualInformation,
     Similarity,
     contrast_agreement,
-    normalised_mutual_information,
+)
+from RecurrentRegistrationLib.pipeline.evidence import Blocks
+from RecurrentRegistrationLib.pipeline.levels import Level
+from RecurrentRegistrationLib.pipeline.poses import (
+    Adam,
+    Parameters,
+    centre_of_mass,
+    extent,
+    fade,
+    radius,
+    search_poses,
+    thin_normal,
 )
 from RecurrentRegistrationLib.pipeline.preparation import Prepared, foreground_box
 
 SEARCH_SIZE = 24  # voxels along the longest side where poses are compared
-POSES = 432  # rotations that cover all postures about 30 degrees apart
+# Voxels along the longest side, at most, where maps are made exact: correlation sees as much on a coarser grid, and
+# costs more of it.
+FINEST = {LocalCorrelation: 96, MutualInformation: 160}
+ITERATIONS = 30  # of each level
+MOST = 0.55  # of the blocks that a map of more freedom has to bring closer
 # Agreement of contrast from which on local correlation is trusted. After the affine level, hippocampi and brains of one
 # contrast had 0.87 to 1.00, T1 with FLAIR, PD or EPI 0.59 to 0.83; in 2D 0.80 to 0.82 and T1 with PD -0.03.
 LIKE = {2: 0.5, 3: 0.85}
-THIN = 3  # slices that are too few to tell of motion across them
-MARGIN = 1.08  # how much better than the header's posture a turned one must be to be believed
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,7 @@ class Alignment:
     """One iteration of the linear stage.
 
     Attributes:
-        stage: for example "search", "rigid 1/4 res 3/30".
+        stage: for example "search", "rigid 1/4 3/30".
         matrix: from fixed to moving points, LPS millimetres.
         score: similarity, higher is better, comparable within one stage.
         note: how the start was found, once it is.
@@ -49,155 +58,64 @@ class Alignment:
 
     stage: str
     matrix: np.ndarray
-    score: float
+    score: float = math.nan
     note: str = ""
     agreement: float | None = None
-
-
-class Level:
-    """Both images on grids of one spacing, and the maps between their voxels."""
-
-    def __init__(self, fixed: Prepared, moving: Prepared, spacing: float) -> None:
-        self.spacing = spacing
-        self.fixed = _coarsened(fixed, spacing)
-        self.moving = _coarsened(moving, spacing)
-        device = self.fixed.values.device
-        self._to_index = torch.tensor(self.moving.grid.physical_to_tensor, dtype=torch.float32, device=device)
-        self._to_point = torch.tensor(self.fixed.grid.tensor_to_physical, dtype=torch.float32, device=device)
-        self._counted = min(self._mass(self.fixed), self._mass(self.moving))
-
-    def _mass(self, image: Prepared) -> float:
-        return math.prod(image.grid.size) if image.mask is None else float(image.mask.sum())
-
-    def warp(self, matrices: Tensor) -> tuple[Tensor, Tensor]:
-        """The moving image under matrices `[B, d+1, d+1]`, and the weight of each fixed voxel, `[B, 1, *S]` both."""
-        total = (self._to_index @ matrices @ self._to_point)[:, :-1]
-        shape = self.fixed.grid.shape
-        warped, weight = linear_warp(self.moving.values, total, shape)
-        if self.moving.mask is not None:
-            weight = weight * linear_warp(self.moving.mask, total.detach(), shape)[0]
-        if self.fixed.mask is not None:
-            weight = weight * self.fixed.mask
-        return warped, weight
-
-    def scores(self, matrices: Tensor) -> Tensor:
-        """Normalised mutual information less one where the images overlap, times how far they do; `[B]`, 0 to 1."""
-        warped, weight = self.warp(matrices)
-        joint = MutualInformation().joint_histogram(self.fixed.values, warped, weight)
-        overlap = weight.flatten(1).sum(1) / max(self._counted, 1.0)
-        return (normalised_mutual_information(joint) - 1) * (overlap / 0.7).clamp(max=1)
-
-
-def _coarsened(image: Prepared, spacing: float) -> Prepared:
-    spacings = [max(spacing, s) if n > 1 else s for n, s in zip(image.grid.size, image.grid.spacing, strict=True)]
-    steps = zip(image.grid.size, spacings, strict=True)
-    return image.onto(image.grid.resampled([min(spacing * 1.5, s) if n > 1 and s > spacing else s for n, s in steps]))
-
-
-class Parameters:
-    """Millimetre parameters `[B, P]` of matrices `[B, d+1, d+1]` around given poses."""
-
-    def __init__(
-        self, poses: np.ndarray, centre: np.ndarray, radius: float, kind: str, normal: np.ndarray | None = None
-    ) -> None:
-        self._d = poses.shape[1] - 1
-        self._poses = torch.tensor(poses, dtype=torch.float32)
-        self._centres = torch.tensor(poses[:, :-1, :-1] @ centre + poses[:, :-1, -1], dtype=torch.float32)
-        self._radius = radius
-        self._normal = None if normal is None else torch.tensor(normal, dtype=torch.float32)
-        self._turns = self._d * (self._d - 1) // 2
-        self._shapes = {"rigid": 0, "affine": self._d * (self._d + 1) // 2}[kind]
-        self.values = torch.zeros(poses.shape[0], self._d + self._turns + self._shapes, requires_grad=True)
-
-    def matrices(self) -> Tensor:
-        """`[B, d+1, d+1]`, differentiable in `values`."""
-        d, batch = self._d, self.values.shape[0]
-        shift, turn, shape = self.values.split([d, self._turns, self._shapes], dim=1)
-        rows, columns = zip(*itertools.combinations(range(d), 2), strict=True)
-        skew = self.values.new_zeros(batch, d, d)
-        skew[:, rows, columns] = turn / self._radius
-        skew = self._in_plane(skew - skew.transpose(1, 2))
-        if self._normal is not None:
-            shift = shift - (shift @ self._normal)[:, None] * self._normal
-        linear = torch.linalg.matrix_exp(skew)
-        if self._shapes:
-            rows, columns = zip(*itertools.combinations_with_replacement(range(d), 2), strict=True)
-            stretch = self.values.new_zeros(batch, d, d)
-            stretch[:, rows, columns] = shape / self._radius
-            linear = linear @ torch.linalg.matrix_exp(self._in_plane((stretch + stretch.transpose(1, 2)) / 2))
-        about = self._centres + shift - torch.einsum("bij,bj->bi", linear, self._centres)
-        bottom = torch.zeros(batch, 1, d + 1)
-        bottom[..., -1] = 1
-        matrix = torch.cat([torch.cat([linear, about[..., None]], dim=2), bottom], dim=1)
-        return matrix @ self._poses
-
-    def _in_plane(self, matrix: Tensor) -> Tensor:
-        """What of a matrix `[B, d, d]` stays in the slices, where there are too few to tell of anything else."""
-        if self._normal is None:
-            return matrix
-        flat = torch.eye(self._d) - torch.outer(self._normal, self._normal)
-        return flat @ matrix @ flat
-
-
-class Adam:
-    """The optimiser (Kingma and Ba, ICLR 2015); PyTorch's own loads its compiler, which takes longer than the search.
-
-    Args:
-        values: what is optimised, in place.
-    """
-
-    def __init__(self, values: Tensor) -> None:
-        self._values, self._count = values, 0
-        self._first, self._second = torch.zeros_like(values), torch.zeros_like(values)
-
-    @torch.no_grad()
-    def step(self, gradient: Tensor, rate: float) -> None:
-        """Follow a gradient."""
-        self._count += 1
-        self._first.lerp_(gradient, 0.1)
-        self._second.lerp_(gradient.square(), 0.001)
-        mean, square = self._first / (1 - 0.9**self._count), self._second / (1 - 0.999**self._count)
-        self._values -= rate * mean / (square.sqrt() + 1e-8)
 
 
 def align(
     fixed: Prepared, moving: Prepared, *, kind: str, search: bool, start: np.ndarray | None = None
 ) -> Iterator[Alignment]:
-    """Yield the iterations from a start to a map of a kind, "rigid" or "affine".
+    """Yield the iterations from a start to a map.
 
     Args:
         fixed: the fixed image.
         moving: the moving image.
-        kind: what the last stage may change.
+        kind: "rigid" or "affine"; "auto" for what most blocks of the image speak for, the start itself included.
         search: whether to try all postures and both centrings; otherwise `start` is all there is.
         start: a matrix to begin with; None for the header's.
 
     Images are compared by mutual information, at the finest level by local correlation where their contrasts agree.
     """
     d = fixed.grid.dimension
-    matrix = np.eye(d + 1) if start is None else start
+    header = np.eye(d + 1) if start is None else start
     normal = thin_normal(fixed, moving)
-    longest = max(_extent(fixed))
+    longest = max(extent(fixed))
     spacing = longest / (SEARCH_SIZE if d == 3 else 2 * SEARCH_SIZE)
     fixed = fixed.cropped(*foreground_box(fixed, 2 * spacing))
+    matrix = header
     if search:
-        matrix, score, note = _search(fixed, moving, Level(fixed, moving, spacing), matrix)
+        matrix, score, note = search_poses(fixed, moving, Level(fixed, moving, spacing), matrix)
         yield Alignment("search", matrix, score, note)
-    finest = max(min(fixed.grid.spacing) * 1.01, longest / 128)
-    plan = [("rigid", spacing / 2, 30), (kind, spacing / 3, 40), (kind, max(spacing / 6, finest), 30)]
-    if not search:
-        plan.insert(0, ("rigid", spacing, 30))
-    measure: Similarity = MutualInformation()
-    for number, (stage, size, iterations) in enumerate(plan):
+    native = min(s for n, s in zip(fixed.grid.size, fixed.grid.spacing, strict=True) if n > 1) * 1.01
+    sizes = [max(spacing / part, native) for part in ((2, 3) if search else (1, 2, 3))]
+    levels = len(sizes) + (kind != "rigid") + 1
+    for number, size in enumerate(sizes, start=1):
         level = Level(fixed, moving, size)
-        title = f"{stage} {1 + number}/{len(plan)}"
-        for alignment in _descend(level, matrix, stage, iterations, measure, title, normal):
-            matrix = alignment.matrix
-            yield alignment
-        if number == len(plan) - 2:
-            agreement = _agreement(level, matrix)
-            measure = LocalCorrelation() if agreement > LIKE[d if normal is None else 2] else MutualInformation()
-            yield Alignment("contrast", matrix, math.nan, agreement=agreement)
+        matrix = yield from _descend(level, matrix, "rigid", f"{number}/{levels}", MutualInformation(), normal)
+    rigid = matrix
+    if kind != "rigid":
+        matrix = yield from _descend(level, matrix, "affine", f"{levels - 1}/{levels}", MutualInformation(), normal)
+    agreement = _agreement(level, matrix)
+    yield Alignment("contrast", matrix, agreement=agreement)
+    like = agreement > LIKE[d if normal is None else 2]
+    blocks = Blocks(level, like)
+    free = kind == "affine" or (kind == "auto" and blocks.gaining(rigid, matrix) >= MOST)
+    matrix = matrix if free else rigid
+    measure = LocalCorrelation() if like else MutualInformation()
+    finest = Level(fixed, moving, max(longest / FINEST[type(measure)], native))
+    shape = "affine" if free else "rigid"
+    matrix = yield from _descend(finest, matrix, shape, f"{levels}/{levels}", measure, normal)
+    if kind == "auto":
+        yield _verdict(blocks.gaining(header, matrix), header, matrix, shape)
+
+
+def _verdict(share: float, header: np.ndarray, matrix: np.ndarray, shape: str) -> Alignment:
+    """What was found, where it brings most blocks closer, otherwise the header's position."""
+    told = f"{share:.0%} of the blocks are more alike than at the header's position"
+    if share < MOST:
+        return Alignment("start: header", header, note=f"Linear: none, only {told}.")
+    return Alignment(f"start: {shape}", matrix, note=f"Linear: {shape}, {told}.")
 
 
 def _agreement(level: Level, matrix: np.ndarray) -> float:
@@ -205,145 +123,14 @@ def _agreement(level: Level, matrix: np.ndarray) -> float:
     return contrast_agreement(level.fixed.values, warped, weight)
 
 
-def _extent(image: Prepared) -> list[float]:
-    """Millimetres along each axis of what is not air."""
-    _, size = foreground_box(image, 0.0)
-    return [n * s for n, s in zip(size, image.grid.spacing, strict=True)]
-
-
-def _radius(image: Prepared) -> float:
-    return max(_extent(image)) / 2
-
-
-def centre_of_mass(image: Prepared) -> np.ndarray:
-    """Physical point in the middle of an image's intensities (of its mask, where it has one)."""
-    values = image.mask if image.mask is not None else image.values
-    total = values.sum().clamp_min(1e-6)
-    d = image.grid.dimension
-    index = []
-    for axis in range(d):  # i first, as the grid counts
-        others = [a for a in range(2 + d) if a != 1 + d - axis]
-        profile = values.sum(dim=others)
-        index.append(float((profile * torch.arange(profile.numel(), device=profile.device)).sum() / total))
-    return image.grid.physical(index)
-
-
-def thin_normal(*images: Prepared) -> np.ndarray | None:
-    """The direction across the slices of 3D images that all have three or fewer, in one direction; otherwise None."""
-    normals = []
-    for image in images:
-        thin = [axis for axis, n in enumerate(image.grid.size) if n <= THIN]
-        if image.grid.dimension != 3 or len(thin) != 1:
-            return None
-        a, b = [image.grid.cosines[:, axis] for axis in range(3) if axis != thin[0]]
-        normals.append(np.cross(a, b) / np.linalg.norm(np.cross(a, b)))
-    return normals[0] if abs(normals[0] @ normals[-1]) > 0.999 else None
-
-
-def rotations(dimension: int, normal: np.ndarray | None = None) -> np.ndarray:
-    """Matrices `[N, d, d]` spread evenly over all rotations, the identity first; about a normal alone if there is one.
-
-    In 3D a super-Fibonacci spiral of unit quaternions (Alexa, CVPR 2022).
-    """
-    if dimension == 2:
-        angles = np.linspace(0, 2 * np.pi, 36, endpoint=False)
-        return np.stack([[[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]] for a in angles])
-    if normal is not None:
-        x, y, z = normal
-        cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-        angles = np.linspace(0, 2 * np.pi, 36, endpoint=False)
-        return np.stack([np.eye(3) + np.sin(a) * cross + (1 - np.cos(a)) * cross @ cross for a in angles])
-    steps = np.arange(POSES) + 0.5
-    first, second = 2 * np.pi * steps / math.sqrt(2), 2 * np.pi * steps / 1.533751168755204288118041
-    inner, outer = np.sqrt(steps / POSES), np.sqrt(1 - steps / POSES)
-    x, y, z, w = inner * np.sin(first), inner * np.cos(first), outer * np.sin(second), outer * np.cos(second)
-    spread = np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-        ]
-    )
-    halves = [np.diag(s) for s in ((1, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1))]
-    return np.concatenate([halves, spread.transpose(2, 0, 1)])
-
-
-def _about(rotation: np.ndarray, fixed_centre: np.ndarray, moving_centre: np.ndarray) -> np.ndarray:
-    """Turn about the fixed centre, then carry it to the moving centre."""
-    d = len(fixed_centre)
-    matrix = np.eye(d + 1)
-    matrix[:d, :d] = rotation
-    matrix[:d, d] = moving_centre - rotation @ fixed_centre
-    return matrix
-
-
-def _search(fixed: Prepared, moving: Prepared, level: Level, header: np.ndarray) -> tuple[np.ndarray, float, str]:
-    """The best pose: of the header's posture if that is nearly as good as any other."""
-    centres = centre_of_mass(fixed), centre_of_mass(moving)
-    d = fixed.grid.dimension
-    normal = thin_normal(fixed, moving)
-    upright = {
-        "the header's positions": header,
-        "the centres of the images": _about(np.eye(d), fixed.grid.centre, moving.grid.centre),
-        "the centres of mass": _about(np.eye(d), *centres),
-    }
-    turned = np.stack([_about(rotation, *centres) for rotation in rotations(d, normal)])
-    keep = 24
-    scores = torch.cat([level.scores(torch.tensor(p, dtype=torch.float32)) for p in np.array_split(turned, 16)])
-    turned = turned[scores.topk(min(keep, len(turned))).indices.cpu().numpy()]
-    poses = np.concatenate([np.stack(list(upright.values())), turned])
-    radius = _radius(fixed)
-    poses, values = _descend_all(level, poses, centres[0], radius, iterations=40, normal=normal)
-    fine = Level(fixed, moving, level.spacing / 1.5)
-    best = np.concatenate([np.arange(len(upright)), len(upright) + np.argsort(-values[len(upright) :])[:6]])
-    poses, values = _descend_all(fine, poses[best], centres[0], radius, iterations=20, normal=normal)
-    first = int(np.argmax(values[: len(upright)]))
-    other = len(upright) + int(np.argmax(values[len(upright) :]))
-    angle = _angle(poses[other])
-    if values[other] > MARGIN * values[first] or (angle < 25 and values[other] > values[first]):
-        return poses[other], float(values[other]), f"Start: a search over all postures; turned by {angle:.0f} degrees."
-    return poses[first], float(values[first]), f"Start: {list(upright)[first]}."
-
-
-def _angle(matrix: np.ndarray) -> float:
-    d = matrix.shape[0] - 1
-    cosine = (np.trace(matrix[:d, :d]) - (d - 2)) / 2
-    return math.degrees(math.acos(float(np.clip(cosine, -1, 1))))
-
-
-def _descend_all(
-    level: Level, poses: np.ndarray, centre: np.ndarray, radius: float, *, iterations: int, normal: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Improve many poses at once by mutual information; the best matrix and score met by each."""
-    parameters = Parameters(poses, centre, radius, "rigid", normal)
-    optimiser = Adam(parameters.values)
-    best, matrices = torch.full((len(poses),), -torch.inf), torch.tensor(poses, dtype=torch.float32)
-    for iteration in range(iterations):
-        with torch.enable_grad():
-            current = parameters.matrices()
-            scores = level.scores(current.to(level.fixed.values.device)).cpu()
-            (gradient,) = torch.autograd.grad(-scores.sum(), parameters.values)
-        better = scores.detach() > best
-        best = torch.where(better, scores.detach(), best)
-        matrices = torch.where(better[:, None, None], current.detach(), matrices)
-        optimiser.step(gradient, level.spacing * _fade(iteration, iterations))
-    return matrices.double().numpy(), best.numpy()
-
-
 def _descend(
-    level: Level,
-    matrix: np.ndarray,
-    kind: str,
-    iterations: int,
-    similarity: Similarity,
-    title: str,
-    normal: np.ndarray | None,
-) -> Iterator[Alignment]:
-    """Improve one map; yields the best one met so far after each iteration."""
-    parameters = Parameters(matrix[None], centre_of_mass(level.fixed), _radius(level.fixed), kind, normal)
+    level: Level, matrix: np.ndarray, shape: str, title: str, similarity: Similarity, normal: np.ndarray | None
+) -> Generator[Alignment, None, np.ndarray]:
+    """Improve one map; yields the best one met so far after each iteration, and returns it."""
+    parameters = Parameters(matrix[None], centre_of_mass(level.fixed), radius(level.fixed), shape, normal)
     optimiser = Adam(parameters.values)
     best, found = -math.inf, matrix
-    for iteration in range(iterations):
+    for iteration in range(ITERATIONS):
         with torch.enable_grad():
             current = parameters.matrices()
             warped, weight = level.warp(current.to(level.fixed.values.device))
@@ -351,21 +138,6 @@ def _descend(
             (gradient,) = torch.autograd.grad(loss, parameters.values)
         if 1 - loss.item() > best:
             best, found = 1 - loss.item(), current.detach()[0].double().numpy()
-        optimiser.step(gradient, 0.4 * level.spacing * _fade(iteration, iterations))
-        yield Alignment(f"{title} {iteration + 1}/{iterations}", found, best)
-
-
-def _fade(iteration: int, iterations: int) -> float:
-    """From 1 down to a twentieth along half a cosine."""
-    return 0.05 + 0.95 * (1 + math.cos(math.pi * iteration / iterations)) / 2
-
-
-def named_start(fixed: Prepared, moving: Prepared, mode: str) -> np.ndarray:
-    """Matrix of a named start: "none", "geometry" (centres of the grids), "moments" (centres of mass)."""
-    d = fixed.grid.dimension
-    centres: dict[str, Sequence[np.ndarray]] = {
-        "none": (np.zeros(d), np.zeros(d)),
-        "geometry": (fixed.grid.centre, moving.grid.centre),
-    }
-    pair = centres[mode] if mode in centres else (centre_of_mass(fixed), centre_of_mass(moving))
-    return _about(np.eye(d), *pair)
+        optimiser.step(gradient, 0.4 * level.spacing * fade(iteration, ITERATIONS))
+        yield Alignment(f"{shape} {title} {iteration + 1}/{ITERATIONS}", found, best)
+    return found

@@ -15,7 +15,7 @@ from RecurrentRegistrationLib.methods.refine import SIMILARITIES
 from RecurrentRegistrationLib.transform import Affine, Transform
 
 STARTS = ("auto", "none", "geometry", "moments")
-LINEAR = ("affine", "rigid", "none")
+LINEAR = ("auto", "affine", "rigid", "none")
 STOPS = ("off", "auto")
 
 
@@ -28,7 +28,8 @@ class Options:
             training; "none" for the linear stage alone.
         preset: a name of `presets.PRESETS`; "auto" by what the images look like.
         initial: "auto" searches all postures; "geometry", "moments" and "none" begin there; or a transform.
-        linear: "affine", "rigid" or "none": what is found before the deformation; "none" leaves `initial` as it is.
+        linear: what is found before the deformation: "affine", "rigid", "none" to leave `initial` as it is, or "auto"
+            for what most of the image speaks for.
         similarity: of the training-free methods, a name of `methods.refine.SIMILARITIES`; None for the preset's.
         steps: of the method; None for its default.
         refine: iterations of instance optimisation after the method; None for none.
@@ -46,7 +47,7 @@ class Options:
     method: str = "auto"
     preset: str = "auto"
     initial: str | Path | Transform = "auto"
-    linear: str = "affine"
+    linear: str = "auto"
     similarity: str | None = None
     steps: int | None = None
     refine: int | None = None
@@ -75,7 +76,7 @@ def check_options(options: Options) -> None:
     if options.similarity is not None and options.similarity not in SIMILARITIES:
         raise InputError(f"There is no similarity '{options.similarity}'; choose one of {', '.join(SIMILARITIES)}.")
     if options.linear not in LINEAR:
-        raise InputError(f"The linear stage is 'affine', 'rigid' or 'none', not '{options.linear}'.")
+        raise InputError(f"The linear stage is 'auto', 'affine', 'rigid' or 'none', not '{options.linear}'.")
     if options.stop not in STOPS:
         raise InputError(f"The stop rule is 'auto' or 'off', not '{options.stop}'.")
     for name, value in (("steps", options.steps), ("refine", options.refine)):

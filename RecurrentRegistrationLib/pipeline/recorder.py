@@ -31,6 +31,7 @@ class Recorder:
         steps: records of the steps made so far.
         last: the last step.
         best: the step of the highest similarity.
+        comparison: what measures; None until `measure_by`.
     """
 
     def __init__(self, domain: Grid, landmarks: Landmarks | None) -> None:
@@ -41,12 +42,12 @@ class Recorder:
         self.last: Step | None = None
         self.best: Step | None = None
         self._linear_steps: list[Step] = []
-        self._comparison: Comparison | None = None
+        self.comparison: Comparison | None = None
         self._mapped: np.ndarray | None = None
 
     def measure_by(self, comparison: Comparison) -> None:
         """Measure by this from here on; the linear steps so far are measured again."""
-        self._comparison = comparison
+        self.comparison = comparison
         header = comparison.mapped(None, np.eye(self._domain.dimension + 1))
         self.before, self._mapped = comparison.at(header), header
         again, self.steps, self.best, self.last = self._linear_steps, [], None, None
@@ -82,9 +83,9 @@ class Recorder:
         beyond_training: bool = False,
     ) -> Step:
         """A step, measured; `field` is None where there is no deformation."""
-        assert self._comparison is not None
+        assert self.comparison is not None
         assert self._mapped is not None
-        mapped = self._comparison.mapped(field, linear)
+        mapped = self.comparison.mapped(field, linear)
         step = Step(
             index=1 + (0 if self.last is None else self.last.index),
             phase=phase,
@@ -92,7 +93,7 @@ class Recorder:
             field=_still(self._domain) if field is None else field,
             linear=linear,
             domain=self._domain,
-            similarity=self._comparison.at(mapped),
+            similarity=self.comparison.at(mapped),
             folding=0.0 if field is None else 100 * spatial.folding_fraction(field.values),
             mean_update=mean_distance(mapped, self._mapped),
             seconds=seconds,
@@ -114,8 +115,8 @@ class Recorder:
         self.last = self.best = step
         self.steps = [record for record in self.steps if step is not None and record["index"] <= step.index]
         self._linear_steps = [s for s in self._linear_steps if step is not None and s.index <= step.index]
-        if step is not None and self._comparison is not None:
-            self._mapped = self._comparison.mapped(step.field, step.linear)
+        if step is not None and self.comparison is not None:
+            self._mapped = self.comparison.mapped(step.field, step.linear)
 
     def _keep(self, step: Step, mapped: np.ndarray, worse: bool = False) -> Step:
         if better(step, self.best):

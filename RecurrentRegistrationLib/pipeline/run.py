@@ -27,15 +27,16 @@ from RecurrentRegistrationLib.pipeline.guide_on_grid import Steering
 from RecurrentRegistrationLib.pipeline.guided_start import Anchors
 from RecurrentRegistrationLib.pipeline.images import Images
 from RecurrentRegistrationLib.pipeline.leg import Leg, handed_over, taken_up
-from RecurrentRegistrationLib.pipeline.linear import align, named_start
+from RecurrentRegistrationLib.pipeline.linear import align
 from RecurrentRegistrationLib.pipeline.memory import guarded
 from RecurrentRegistrationLib.pipeline.options import Options
 from RecurrentRegistrationLib.pipeline.plan import make_plan, replanned
+from RecurrentRegistrationLib.pipeline.poses import named_start
 from RecurrentRegistrationLib.pipeline.preparation import Prepared
 from RecurrentRegistrationLib.pipeline.recorder import Landmarks, Recorder
 from RecurrentRegistrationLib.pipeline.registration import Registration
 from RecurrentRegistrationLib.pipeline.report import report
-from RecurrentRegistrationLib.pipeline.search import create_search, look, search_grid, wants_search
+from RecurrentRegistrationLib.pipeline.search import create_search, judged_start, search_grid
 from RecurrentRegistrationLib.pipeline.stopping import better, exhausted
 from RecurrentRegistrationLib.step import Step
 from RecurrentRegistrationLib.transform import DisplacementField
@@ -68,7 +69,7 @@ class Run:
         self.notes = list(self.plan.notes)
         self.phase = "prepare"
         self._clock, self._recorder, self._steering = Clock(), Recorder(images.fixed.grid, landmarks), Steering()
-        self._linear = np.eye(images.dimension + 1) if self.plan.start is None else self.plan.start
+        self._linear = self._header = np.eye(images.dimension + 1) if self.plan.start is None else self.plan.start
         self._chosen: Step | None = None
         self._held: tuple[Any, tuple[Prepared, Prepared]] | None = None
         self._take(guide)
@@ -159,9 +160,11 @@ class Run:
     def _deform(self) -> Iterator[Step]:
         plan = self.plan
         if plan.options.deforms:
-            leg = Leg(plan.method, plan.grid, self._linear, "deform", plan.trained_steps)
-            if isinstance(plan.method, Refine) and plan.options.automatic:
+            searching = isinstance(plan.method, Refine) and plan.options.automatic
+            if searching:
                 yield from self._search()
+            leg = Leg(plan.method, plan.grid, self._linear, "deform", plan.trained_steps)
+            if searching:
                 yield from self._follow(leg, plan.steps, handed_over(self._chosen, leg, plan.grid.pitch))
                 if not self._steering.labelled:  # what labels ask for the images need not show
                     yield from self._keep(leg)
@@ -188,6 +191,7 @@ class Run:
         options, linear = self.plan.options, self._linear
         if self.plan.start is None:
             linear = named_start(fixed, moving, "none" if options.initial == "auto" else str(options.initial))
+        self._header = linear
         if options.linear == "none":
             self._linear = linear
             return
@@ -248,12 +252,19 @@ class Run:
     @torch.no_grad()
     def _search(self) -> Iterator[Step]:
         """Search for what moves too far for a refinement, where a first look finds any."""
+        assert self._recorder.comparison is not None
+        starts = (self._linear,) if self.plan.options.linear != "auto" else (self._header, self._linear)
         with self._clock.running("search"):
             images = self._images.prepared(self.plan.settings, self.plan.device)
-            motion = look(*images, self._linear, self.plan.grid)
+            start, motion = judged_start(images, starts, self.plan.grid, self._recorder.comparison)
         self.notes.append(motion.note)
-        if wants_search(motion):
-            yield from self._follow(Leg(create_search(), search_grid(self.plan.grid), self._linear, "search"), None)
+        if not motion.wants_search:
+            return
+        if start is not self._linear:
+            self._linear, self.phase = start, "search"
+            self.notes.append("The search starts from the header's position, from where it finds as much.")
+            yield self._made("start: header", None, start)
+        yield from self._follow(Leg(create_search(), search_grid(self.plan.grid), start, "search"), None)
 
     @torch.no_grad()
     def _unfold(self) -> Iterator[Step]:

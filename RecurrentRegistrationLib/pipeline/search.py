@@ -6,6 +6,7 @@ agree, it tells how far the anatomy still is from where the linear map puts it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,13 +15,16 @@ from torch import Tensor
 
 from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.methods.convex import Convex
+from RecurrentRegistrationLib.pipeline.comparison import Comparison
 from RecurrentRegistrationLib.pipeline.preparation import Prepared
+from RecurrentRegistrationLib.transform import DisplacementField
 from RecurrentRegistrationLib.volume import Grid
 
 # Millimetres that refinement alone bridges in an anatomy of 250 mm, in proportion elsewhere. Breathing livers of 7 mm
 # were as exact without a search; those of 11 mm were 2.0 mm off without one and 1.0 mm with it.
 REACH, ANATOMY = 8.5, 250.0
 LOOK, SEARCH = 64, 100  # voxels along the longest side of the first look and of the search
+TIE = 0.98  # of the similarity after a look: from there on the simpler start is as good
 TISSUE = 0.1  # of the intensities: below it there is nothing to see
 
 
@@ -32,11 +36,18 @@ class Motion:
         length: millimetres that all but the farthest twentieth of the body move at most.
         believed: share of the body where both directions agree to a point of the look's grid.
         reach: millimetres that need no search.
+        field: what was found, coarse.
     """
 
     length: float
     believed: float
     reach: float
+    field: DisplacementField
+
+    @property
+    def wants_search(self) -> bool:
+        """Whether what moves is too far for a refinement alone, and most of it can be found."""
+        return self.length > self.reach and self.believed > 0.5
 
     @property
     def note(self) -> str:
@@ -44,9 +55,32 @@ class Motion:
         return f"A first look: the anatomy is up to {self.length:.0f} mm from where the linear map puts it."
 
 
-def wants_search(motion: Motion) -> bool:
-    """Whether what moves is too far for a refinement alone, and most of it can be found."""
-    return motion.length > motion.reach and motion.believed > 0.5
+def judged_start(
+    images: tuple[Prepared, Prepared], starts: Sequence[np.ndarray], grid: Grid, comparison: Comparison
+) -> tuple[np.ndarray, Motion]:
+    """The linear map that a search is to start from, and what a first look tells of the motion after the last one.
+
+    A linear map that follows one organ carries everything else along, which a search then has to bring back. So where
+    there is much to search for, a simpler map is taken as soon as it shows the images as alike after a first look.
+
+    Args:
+        images: fixed and moving.
+        starts: linear maps, the simplest first; the last is what the linear stage found.
+        grid: the working grid, which the look coarsens.
+        comparison: what measures.
+    """
+    *simpler, found = starts
+    motion = look(*images, found, grid)
+    if not motion.wants_search:
+        return found, motion
+    reached = comparison.at(comparison.mapped(motion.field, found))
+    for start in simpler:
+        if np.array_equal(start, found):
+            break
+        field = look(*images, start, grid).field
+        if comparison.at(comparison.mapped(field, start)) >= TIE * reached:
+            return start, motion
+    return found, motion
 
 
 def look(fixed: Prepared, moving: Prepared, linear: np.ndarray, grid: Grid) -> Motion:
@@ -71,7 +105,8 @@ def look(fixed: Prepared, moving: Prepared, linear: np.ndarray, grid: Grid) -> M
     believed = body & (last.attached["residual"][:, 0] < 1)
     share = float(believed.sum() / body.sum().clamp_min(1))
     farthest = float(length[believed].quantile(0.95)) if believed.any() else 0.0
-    return Motion(farthest, share, REACH * longest / ANATOMY)
+    field = DisplacementField(spatial.resize_displacement(last.values, grid.shape), grid)
+    return Motion(farthest, share, REACH * longest / ANATOMY, field)
 
 
 def search_grid(grid: Grid) -> Grid:

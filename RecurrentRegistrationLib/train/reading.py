@@ -15,7 +15,8 @@ from torch import Tensor
 
 from RecurrentRegistrationLib import points, spatial
 from RecurrentRegistrationLib.errors import InputError
-from RecurrentRegistrationLib.pipeline.linear import align, named_start
+from RecurrentRegistrationLib.pipeline.linear import align
+from RecurrentRegistrationLib.pipeline.poses import named_start
 from RecurrentRegistrationLib.pipeline.preparation import (
     Prepared,
     foreground_box,

@@ -8,7 +8,8 @@ import torch
 from phantom import centred, head
 from scipy.spatial.transform import Rotation
 
-from RecurrentRegistrationLib.pipeline.linear import Adam, align, centre_of_mass, named_start, rotations
+from RecurrentRegistrationLib.pipeline.linear import align
+from RecurrentRegistrationLib.pipeline.poses import Adam, centre_of_mass, named_start, rotations
 from RecurrentRegistrationLib.pipeline.preparation import prepare
 from RecurrentRegistrationLib.pipeline.presets import PRESETS
 from RecurrentRegistrationLib.transform import Affine, Transform

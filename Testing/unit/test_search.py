@@ -4,7 +4,7 @@ import torch
 
 from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.pipeline.preparation import Prepared
-from RecurrentRegistrationLib.pipeline.search import create_search, look, search_grid, wants_search
+from RecurrentRegistrationLib.pipeline.search import create_search, look, search_grid
 from RecurrentRegistrationLib.volume import Grid
 
 SPACING = 4.0
@@ -29,7 +29,7 @@ def test_only_large_motion_asks_for_a_search(shift, wanted):
     fixed = body()
     motion = look(fixed, body(shift), np.eye(4), fixed.grid)
     assert motion.length == pytest.approx(shift, abs=2.5)
-    assert wants_search(motion) is wanted
+    assert motion.wants_search is wanted
     assert f"{motion.length:.0f} mm" in motion.note
 
 

@@ -17,7 +17,7 @@ def fixedChoices() -> dict[str, tuple[str, dict[str, str]]]:
         ),
         "linearCombo": (
             "linear",
-            {"affine": _("Affine"), "rigid": _("Rigid"), "none": _("None: deformation only")},
+            {"auto": _("Automatic"), "affine": _("Affine"), "rigid": _("Rigid"), "none": _("None: deformation only")},
         ),
         "transformCombo": (
             "transform",

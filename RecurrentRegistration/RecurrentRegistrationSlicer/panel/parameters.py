@@ -32,7 +32,7 @@ class Parameters:
     preset: str = "auto"
     method: str = "auto"
     weights: str = ""
-    linear: str = "affine"
+    linear: str = "auto"
     steps: Annotated[int, WithinRange(0, 10000)] = 0
     refine: Annotated[int, WithinRange(0, 10000)] = 0
     spacing: Annotated[float, WithinRange(0, 20)] = 0.0
