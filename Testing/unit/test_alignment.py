@@ -90,6 +90,28 @@ def test_named_starts_bring_together_what_they_name():
     np.testing.assert_allclose(moments, centre_of_mass(moving), atol=1e-6)
 
 
+def noisy(volume, seed, deviation=0.1):
+    noise = np.random.default_rng(seed).normal(0, deviation, volume.array.shape)
+    return type(volume)((volume.array + noise).astype(np.float32), volume.grid)
+
+
+@pytest.mark.parametrize("search", [False, True])
+def test_images_that_lie_on_each_other_stay_where_they_are(search):
+    one, other = noisy(head(FIXED), 0), noisy(head(FIXED), 1)
+    np.testing.assert_array_equal(found(one, other, kind="auto", search=search), np.eye(4))
+
+
+def test_a_turned_head_gets_the_simplest_map_that_most_of_it_speaks_for():
+    turn = Rotation.from_euler("xyz", [6, -4, 8], degrees=True).as_matrix()
+    for stretch, expected in ((1.0, "start: rigid"), (1.08, "start: affine")):
+        true = matrix(turn, (3.0, -2.0, 4.0), stretch)
+        preset = PRESETS["mr"]
+        images = [prepare(image, None, preset) for image in pair(true, centred((50, 50, 50), (2.0, 2.0, 2.0)))]
+        *_, last = align(*images, kind="auto", search=False)
+        assert last.stage == expected
+        assert error_mm(last.matrix, true) < 0.4
+
+
 def test_unlike_contrast_is_noticed():
     true = matrix(np.eye(3), (2.0, 1.0, -2.0))
     fixed, moving = pair(true, FIXED)
