@@ -63,6 +63,12 @@ class Alignment:
     agreement: float | None = None
 
 
+def planned(kind: str, search: bool) -> int:
+    """How many steps `align` takes; arguments as there."""
+    levels = (2 if search else 3) + (kind != "rigid") + 1
+    return search + ITERATIONS * levels + (kind == "auto")
+
+
 def align(
     fixed: Prepared, moving: Prepared, *, kind: str, search: bool, start: np.ndarray | None = None
 ) -> Iterator[Alignment]:
@@ -112,10 +118,10 @@ def align(
 
 def _verdict(share: float, header: np.ndarray, matrix: np.ndarray, shape: str) -> Alignment:
     """What was found, where it brings most blocks closer, otherwise the header's position."""
-    told = f"{share:.0%} of the blocks are more alike than at the header's position"
+    told = f"{share:.0%} of the blocks are more alike than before"
     if share < MOST:
-        return Alignment("start: header", header, note=f"Linear: none, only {told}.")
-    return Alignment(f"start: {shape}", matrix, note=f"Linear: {shape}, {told}.")
+        return Alignment("linear: none", header, note=f"Linear: none, only {told}.")
+    return Alignment(f"linear: {shape}", matrix, note=f"Linear: {shape}, {told}.")
 
 
 def _agreement(level: Level, matrix: np.ndarray) -> float:

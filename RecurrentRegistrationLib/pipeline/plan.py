@@ -18,14 +18,13 @@ from RecurrentRegistrationLib.methods.refine import Refine
 from RecurrentRegistrationLib.pipeline import memory
 from RecurrentRegistrationLib.pipeline.checks import check_overlap
 from RecurrentRegistrationLib.pipeline.images import Images
-from RecurrentRegistrationLib.pipeline.linear import LIKE
+from RecurrentRegistrationLib.pipeline.linear import LIKE, planned
 from RecurrentRegistrationLib.pipeline.options import Options, check_options, choose_device, read_start
 from RecurrentRegistrationLib.pipeline.presets import PRESETS, Preset, preset
 from RecurrentRegistrationLib.pipeline.working_grid import working_grid
 from RecurrentRegistrationLib.volume import Grid
 from RecurrentRegistrationLib.weights import Model
 
-ALIGNED = 100  # linear steps, about
 FEWEST = 6  # voxels along the longest side of a grid of a given spacing
 FIXED_COST = 700 * 2**20  # bytes of torch and SimpleITK themselves
 SHARE = 0.8  # of the free memory that is used
@@ -74,7 +73,8 @@ class Plan:
     def planned_steps(self) -> int:
         """How many steps there will be, about."""
         deforming = (self.steps or self.card.default_steps) if self.options.deforms else 0
-        linear = 0 if self.options.linear == "none" else ALIGNED + (self.options.initial == "auto")
+        kind, search = self.options.linear, self.options.initial == "auto"
+        linear = 0 if kind == "none" else planned(kind, search)
         return linear + deforming + (self.options.refine or 0)
 
     @property

@@ -191,7 +191,6 @@ class Run:
         options, linear = self.plan.options, self._linear
         if self.plan.start is None:
             linear = named_start(fixed, moving, "none" if options.initial == "auto" else str(options.initial))
-        self._header = linear
         if options.linear == "none":
             self._linear = linear
             return
@@ -199,6 +198,7 @@ class Run:
         if search and (anchors := Anchors.of(self._steering.guide)) is not None:
             linear, search = anchors.start(), not anchors.tell_a_rotation
             self.notes.append("The landmarks and labels of the guide are where the linear stage starts from.")
+        self._header = linear
         maps = align(fixed, moving, kind=options.linear, search=search, start=linear)
         for found in self._clock.each("align", maps):
             if found.note:
@@ -263,7 +263,7 @@ class Run:
         if start is not self._linear:
             self._linear, self.phase = start, "search"
             self.notes.append("The search starts from the header's position, from where it finds as much.")
-            yield self._made("start: header", None, start)
+            yield self._made("linear: none", None, start)
         yield from self._follow(Leg(create_search(), search_grid(self.plan.grid), start, "search"), None)
 
     @torch.no_grad()

@@ -103,7 +103,7 @@ def test_images_that_lie_on_each_other_stay_where_they_are(search):
 
 def test_a_turned_head_gets_the_simplest_map_that_most_of_it_speaks_for():
     turn = Rotation.from_euler("xyz", [6, -4, 8], degrees=True).as_matrix()
-    for stretch, expected in ((1.0, "start: rigid"), (1.08, "start: affine")):
+    for stretch, expected in ((1.0, "linear: rigid"), (1.08, "linear: affine")):
         true = matrix(turn, (3.0, -2.0, 4.0), stretch)
         preset = PRESETS["mr"]
         images = [prepare(image, None, preset) for image in pair(true, centred((50, 50, 50), (2.0, 2.0, 2.0)))]

@@ -217,7 +217,7 @@ def test_the_linear_stage_alone(linear):
     fixed, moving, _, _ = made_pair()
     run = start(fixed, moving, options=Options("none", initial="none", linear=linear))
     steps = list(run)
-    assert run.plan.planned_steps == plan.ALIGNED
+    assert run.plan.planned_steps == len(steps)
     assert not [step for step in steps if step.field.values.any()]
     result = run.result()
     assert [type(part) for part in result.transform.parts] == [Affine]
