@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import SimpleITK as sitk
 
-from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.errors import InputError, InputWarning
 from RecurrentRegistrationLib.io.quiet import silenced
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 ENDINGS = (".dcm", ".dicom", ".ima")
 OFF = 0.1  # millimetres, or a fifth of a slice where that is less, that a slice may lie beside its place
+LOOKED_AT = 1000  # files below a folder without images
 SAME = 1e-3  # millimetres between positions that are one
 DIFFERS = {  # what may tell volumes of one position apart, in the order they are counted
     "TemporalPositionIndex": "time point {}",
@@ -55,7 +56,9 @@ class Plane:
         axes: directions of a row and of a column, `[2, 3]`; None with the position.
         thickness: millimetres.
         number: of the instance.
-        rescale: slope and intercept of this frame alone, where they change from frame to frame; otherwise None.
+        rescale: slope and intercept of this frame alone, where ITK does not apply them, as they change from frame to
+            frame or belong to a dose; otherwise None.
+        inverted: whether small values are bright in the file, which ITK turns round.
         told: what may tell it from others of the same place (`DIFFERS`).
     """
 
@@ -69,6 +72,7 @@ class Plane:
     thickness: float
     number: int
     rescale: tuple[float, float] | None = None
+    inverted: bool = False
     told: dict[str, float | str] = field(default_factory=dict)
 
     @property
@@ -122,7 +126,9 @@ def _found(path: Path, part: str | None) -> tuple[int | None, list[list[Plane]]]
     planes = _of_folder(path) if path.is_dir() else _of_file(path)
     if path.is_dir():
         if not planes:
-            raise InputError(f"The folder {path} holds no DICOM series.")
+            below = next((f for f in itertools.islice(path.glob("*/**/*"), LOOKED_AT) if is_dicom(f)), None)
+            remark = f" itself, but its folder {below.parent.relative_to(path)} does: name that one" if below else ""
+            raise InputError(f"The folder {path} holds no DICOM series{remark}.")
         planes = _of_series(planes, path, uid)
     elif uid is not None:
         raise InputError(f"{path} is one file, it has no series to pick from: leave out '#{uid}'.")
@@ -190,7 +196,7 @@ def _of_file(file: Path) -> list[Plane]:
         raise
     except Exception as error:  # a damaged header can raise anything
         raise InputError(
-            f"{file} cannot be read as an image: of its folder's files this one is missing or damaged, copy it again."
+            f"{file} cannot be read as an image: part of it is missing or damaged, copy it again."
         ) from error
 
 
@@ -224,8 +230,9 @@ def _planes(header: pydicom.Dataset, file: Path) -> list[Plane]:
     count = int(header.get("NumberOfFrames", 1) or 1)
     frames = header.get("PerFrameFunctionalGroupsSequence") or []
     shared = (header.get("SharedFunctionalGroupsSequence") or [None])[0]
-    rescale = [_rescale([frames[n] if n < len(frames) else None, shared]) for n in range(count)]
-    changing = len(set(rescale)) > 1
+    dose = float(header.get("DoseGridScaling") or 1.0)
+    rescale = [_rescale([frames[n] if n < len(frames) else None, shared], dose) for n in range(count)]
+    own = len(set(rescale)) > 1 or dose != 1.0
     planes = []
     for n in range(count):
         groups = [g for g in (frames[n] if n < len(frames) else None, shared) if g is not None]
@@ -244,7 +251,8 @@ def _planes(header: pydicom.Dataset, file: Path) -> list[Plane]:
                 axes=axes,
                 thickness=abs(float(thickness or 0.0)) or 1.0,
                 number=int(header.get("InstanceNumber") or 0),
-                rescale=rescale[n] if changing else None,
+                rescale=rescale[n] if own else None,
+                inverted=header.get("PhotometricInterpretation") == "MONOCHROME1",
                 told=_told(header, groups),
             )
         )
@@ -260,12 +268,13 @@ def _value(header: pydicom.Dataset, groups: Sequence[pydicom.Dataset], sequence:
     return header.get(name)
 
 
-def _rescale(groups: Sequence[pydicom.Dataset | None]) -> tuple[float, float]:
+def _rescale(groups: Sequence[pydicom.Dataset | None], slope: float) -> tuple[float, float]:
+    """Slope and intercept of a frame, by the first of its groups that says them; otherwise those of the file."""
     for group in groups:
         item = (group.get("PixelValueTransformationSequence") or [None])[0] if group is not None else None
         if item is not None:
             return float(item.get("RescaleSlope", 1.0)), float(item.get("RescaleIntercept", 0.0))
-    return 1.0, 0.0
+    return slope, 0.0
 
 
 def _pixel_spacing(header: pydicom.Dataset, groups: Sequence[pydicom.Dataset]) -> tuple[float, float] | None:
@@ -444,6 +453,9 @@ def load(volume: Sequence[Plane]) -> sitk.Image:
     Raises:
         InputError: a file cannot be decoded.
     """
+    if any(plane.inverted and plane.rescale is None for plane in volume):
+        sentence = f"{volume[0].file} shows small values bright (MONOCHROME1): its values are turned round."
+        warnings.warn(sentence, InputWarning, stacklevel=4)
     files: dict[Path, sitk.Image] = {}
     arrays = []
     for plane in volume:
@@ -488,10 +500,11 @@ def _rescaled(file: Path) -> sitk.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         header = pydicom.dcmread(file, force=True)
-        if header.file_meta.TransferSyntaxUID.is_compressed:
+        try:
+            stored = np.asarray(header.pixel_array, np.float64)
+        except Exception as error:  # whatever its decoders raise
             raise InputError(
-                f"{file} is compressed and its rescale slope changes from frame to frame: unpack it first."
-            )
-        stored = np.asarray(header.pixel_array, np.float64)
+                f"{file} has values that are rescaled frame by frame and are compressed in a rare way: unpack it first."
+            ) from error
         factors = np.array([plane.rescale for plane in _planes(header, file)])
     return sitk.GetImageFromArray(stored * factors[:, :1, None] + factors[:, 1:, None])

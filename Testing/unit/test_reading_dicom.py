@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 
 import numpy as np
+import pydicom
 import pytest
 from dicom_made import FLAT, enhanced_file, slice_file, told, voxels
 
-from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.errors import InputError, InputWarning
 from RecurrentRegistrationLib.volume import Volume
 
 STRAIGHT = [(0.0, 0.0, 2.0 * k) for k in range(6)]
@@ -95,6 +96,25 @@ class TestSlopes:
             source = enhanced_file(tmp_path / "scan.dcm", voxels(), STRAIGHT, slopes=slopes)
         assert np.allclose(Volume.read(source).array[0], voxels() * np.array(slopes)[:, None, None], atol=1e-3)
 
+    @pytest.mark.parametrize("packed", [False, True])
+    @pytest.mark.parametrize("frames", [1, 6])
+    def test_a_dose_is_in_its_unit(self, tmp_path, frames, packed):
+        source = enhanced_file(tmp_path / "dose.dcm", voxels()[:frames], STRAIGHT[:frames])
+        data = pydicom.dcmread(source)
+        data.DoseGridScaling = 1e-3
+        for group in data.PerFrameFunctionalGroupsSequence:
+            del group.PixelValueTransformationSequence
+        if packed:
+            data.compress(pydicom.uid.RLELossless)
+        data.save_as(source)
+        assert np.allclose(Volume.read(source).array[0], voxels()[:frames] * 1e-3, atol=1e-6)
+
+    def test_values_that_are_turned_round_are_said_to_be(self, tmp_path):
+        folder = folder_of(tmp_path / "scan", STRAIGHT, PhotometricInterpretation="MONOCHROME1")
+        with pytest.warns(InputWarning, match="MONOCHROME1"):
+            found = Volume.read(folder).array[0]
+        assert np.ptp(found + voxels().astype(int)) == 0
+
 
 class TestSeveral:
     """Folders of more than one image: what is repeated is said, and one is picked by its number."""
@@ -169,6 +189,11 @@ class TestDamaged:
         source.write_bytes(source.read_bytes()[:-300])
         with pytest.raises(InputError, match="damaged"):
             Volume.read(source)
+
+    def test_a_folder_of_folders_names_the_one_with_images(self, tmp_path):
+        folder_of(tmp_path / "series 3", STRAIGHT)
+        with pytest.raises(InputError, match="its folder series 3 does"):
+            Volume.read(tmp_path)
 
     def test_other_files_in_the_folder_do_not_matter(self, tmp_path):
         folder = folder_of(tmp_path / "scan", STRAIGHT)
