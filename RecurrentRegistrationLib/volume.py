@@ -361,6 +361,8 @@ def write_image(image: sitk.Image, path: str | Path) -> None:
     path = Path(path)
     if suffix_of(path) in TWO_FILES:
         raise InputError(f"'{path}' would become two files, a header and its data: use .nrrd, .mha or .nii.gz.")
+    if ".nii" in suffix_of(path) and image.GetNumberOfComponentsPerPixel() > 1 and image.GetSize()[-1] == 1:
+        raise InputError(f"'{path}' cannot hold vectors of a single slice, ITK reads them as 2D: use .nrrd or .mha.")
     direction = np.reshape(image.GetDirection(), [image.GetDimension()] * 2)
     if suffix_of(path) not in SHEARED and np.abs(direction.T @ direction - np.eye(len(direction))).max() > 1e-3:
         raise InputError(f"'{path}' cannot hold axes that are oblique to each other: use .nrrd or .mha.")

@@ -254,16 +254,18 @@ def _engine(work: Work, folder: Path) -> dict[str, Any]:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Without what Lightning says of itself, of how it is called here on purpose, and of other products."""
-    log = logging.getLogger("lightning.pytorch")
-    level = log.level
-    log.setLevel(logging.WARNING)
+    logs = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.WARNING)
     with warnings.catch_warnings():
         for message in SAID_ANYWAY:
             warnings.filterwarnings("ignore", message)
         try:
             yield
         finally:
-            log.setLevel(level)
+            for log, level in zip(logs, levels, strict=True):
+                log.setLevel(level)
 
 
 def _description(cli: Parser, tree: configuration.Tree, work: Work) -> dict[str, Any]:

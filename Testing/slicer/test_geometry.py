@@ -120,7 +120,8 @@ def test_a_saved_scene_gives_the_same_map(scene, tmp_path):
     assert np.abs(throughNode(node, points) - wanted).max() < 1e-3
 
 
-@pytest.mark.parametrize(("geometry", "parents"), [case for case in CASES if not case[0].startswith("2D")])
+# Slices have a map in their plane, which SimpleITK cannot apply to a volume.
+@pytest.mark.parametrize(("geometry", "parents"), [case for case in CASES if GRIDS[case[0]].size[2:] > (1,)])
 def test_the_warped_volume_is_what_simpleitk_resamples(scene, tmp_path, geometry, parents):
     case = pair(geometry, parents)
     _, result = accepted(case, tmp_path)

@@ -10,6 +10,12 @@ from RecurrentRegistrationLib.volume import Grid
 
 @pytest.fixture(params=AWKWARD)
 def grid(request: pytest.FixtureRequest) -> Grid:
+    """Every awkward grid that has inner voxels and slopes along all of its axes."""
+    return GRIDS[request.param]
+
+
+@pytest.fixture(params=[*AWKWARD, "single slice"])
+def any_grid(request: pytest.FixtureRequest) -> Grid:
     """Every awkward grid in turn."""
     return GRIDS[request.param]
 

@@ -26,6 +26,11 @@ def _grid(size, spacing, origin, cosines) -> Grid:
     return Grid(tuple(size), tuple(spacing), tuple(origin), tuple(np.asarray(cosines, float).ravel().tolist()))
 
 
+def _sheared(x: float, y: float) -> np.ndarray:
+    """Directions of slices that lie along x and y while their step, of unit length, drifts along both."""
+    return np.array([[1, 0, x], [0, 1, y], [0, 0, np.sqrt(1 - x * x - y * y)]])
+
+
 _PERMUTED = [[0, 0, 1], [1, 0, 0], [0, 1, 0]]
 
 # Origins are odd numbers of millimetres, so that no point lies exactly where a field ends (half a voxel outside).
@@ -36,12 +41,21 @@ GRIDS = {
     "permuted": _grid((9, 12, 11), (2, 1.7, 2.2), (-9.1, -10.3, -8.2), _PERMUTED),
     "left-handed oblique": _grid((10, 13, 9), (2.1, 1.4, 2.6), (7, -9, -9), _turn(-15, 10, 25) @ np.diag([-1, 1, 1])),
     "shifted": _grid((12, 10, 9), (2, 2, 2.5), (1500, -980, 730), _turn(5, 8, -4)),
+    # The step from slice to slice is not at right angles to them: a tilted gantry, a table that sinks and drifts.
+    "sheared": _grid((12, 10, 9), (2, 2, 2.5), (-11.2, -9.4, -8.3), _sheared(0, 0.26)),
+    "drifting oblique": _grid(
+        (11, 10, 8), (2.1, 1.9, 2.8), (-9.7, -8.6, -9.2), _turn(15, -20, 30) @ _sheared(0.2, -0.15)
+    ),
+    "single slice": _grid((13, 11, 1), (1.8, 2.1, 5), (-11.3, -10.6, 0.4), _turn(10, 25, -15)),
     "2D oblique": _grid((12, 13), (1.5, 2), (-3, -14), _turn(35)),
     "2D left-handed": _grid((13, 12), (1.8, 1.5), (11, -9), np.diag([-1, 1])),
 }
 
 # What any geometry goes through: the rest is for tests that need one in particular.
-AWKWARD = ("anisotropic", "permuted", "left-handed oblique", "shifted", "2D oblique", "2D left-handed")
+AWKWARD = (
+    *("anisotropic", "permuted", "left-handed oblique", "shifted", "sheared", "drifting oblique"),
+    *("2D oblique", "2D left-handed"),
+)
 
 # A field's grid and the grid of the image it is used on: pairs that lie in the same place, differently.
 PAIRS = [
@@ -50,8 +64,16 @@ PAIRS = [
     ("permuted", "left-handed oblique"),
     ("shifted", "shifted"),
     ("regular", "anisotropic"),
+    ("sheared", "drifting oblique"),
+    ("single slice", "sheared"),
     ("2D oblique", "2D left-handed"),
 ]
+
+
+def file_holds(ending: str, grid: Grid, *, vectors: bool = False) -> bool:
+    """Whether a format can hold a grid: NIfTI has no sheared axes, and ITK reads vectors of one slice from it as 2D."""
+    upright = np.allclose(grid.cosines.T @ grid.cosines, np.eye(grid.dimension), atol=1e-3)
+    return ending != ".nii.gz" or bool(upright and not (vectors and grid.size[-1] == 1))
 
 
 def wave(points: np.ndarray, centre: np.ndarray, millimetres: float = 2.0) -> np.ndarray:
