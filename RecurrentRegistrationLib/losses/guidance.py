@@ -16,6 +16,7 @@ from RecurrentRegistrationLib.losses.overlap import Structure
 LABELS = 10.0  # how much stronger the labels pull than the images, where they do
 TOLERANCE = 0.1  # millimetres: landmarks that are together
 LITTLE = 0.98  # of its distance is left to a landmark that does not come nearer any more
+LITTLE_ELSE = 0.05  # of the grid: structures are everywhere
 CODES = 8  # features that tell structures apart
 LEAST = 0.1  # Jacobian determinant down to which landmarks may compress
 
@@ -49,6 +50,14 @@ class Guidance:
             added[structure.box] += part
             losses.append(loss)
         return gradient + LABELS * scale * added, sum(losses) / len(losses)
+
+    def beside(self, like: Tensor) -> Tensor:
+        """Weights `[1, 1, *S]` of mean 1 that are 0 around structures, where a gradient is not the images' own."""
+        weight = torch.ones_like(like[:1, :1])
+        for structure in self.structures:
+            weight[structure.box] = 0
+        own = weight.mean()
+        return weight / own if own > LITTLE_ELSE else torch.ones_like(weight)
 
     def shown(self, fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
         """Features `[1, C, *S]` of both images with the structures beside them, each in a code of its own.

@@ -78,7 +78,8 @@ class State(base.State):
         position: in the schedule, in iterations; ahead of `index` where a level was left early.
         first: Adam's mean of the gradient.
         second: Adam's mean of its square.
-        losses: before each iteration of the level.
+        losses: of the images, before each iteration of the level.
+        unlike: of the guide's structures, likewise.
         scheduled: whether the schedule says when it ends; whoever names a number of turns gets it.
     """
 
@@ -87,6 +88,7 @@ class State(base.State):
     first: Tensor
     second: Tensor
     losses: tuple[float, ...] = ()
+    unlike: tuple[float, ...] = ()
     scheduled: bool
 
 
@@ -180,11 +182,13 @@ class Refine(Method):
         level = pair.once(("level", scale), lambda: self._level(pair, scale))
         field, first, second = _entered(state, tuple(level.fixed.shape[2:]))
         guidance = pair.guidance(field.shape[2:])
-        field, first, second, loss = self._iterate(level, field, first, second, iteration, guidance)
+        field, first, second, (loss, apart) = self._iterate(level, field, first, second, iteration, guidance)
         losses = (*(state.losses if iteration else ()), loss)
+        unlike = (*(state.unlike if iteration else ()), apart)
         left = iterations - iteration - 1
         # Pairs of one batch do not end each other's levels.
-        if state.scheduled and len(field) == 1 and _converged(losses, self.tolerance):
+        converged = _converged(losses, self.tolerance) and (apart == 0 or _converged(unlike, self.tolerance))
+        if state.scheduled and len(field) == 1 and converged:
             left, position = 0, state.position + left + 1
         else:
             position = state.position + 1
@@ -195,6 +199,7 @@ class Refine(Method):
             first=first,
             second=second,
             losses=losses,
+            unlike=unlike,
             finished=state.scheduled and position >= sum(n for _, n in state.schedule),
         )
 
@@ -225,16 +230,15 @@ class Refine(Method):
         second: Tensor,
         iteration: int,
         guidance: Guidance | None,
-    ) -> tuple[Tensor, Tensor, Tensor, float]:
-        """One composition: the new displacement, Adam's two means and the loss before it."""
+    ) -> tuple[Tensor, Tensor, Tensor, tuple[float, float]]:
+        """One composition: the new displacement, Adam's two means, the losses of images and structures before it."""
         with torch.inference_mode(False), torch.enable_grad():
             values = field.clone().requires_grad_()
             loss = self._loss(level, values)
             (gradient,) = torch.autograd.grad(loss, values)
-        lost = loss.item()
+        unlike = 0.0
         if guidance is not None:
             gradient, unlike = guidance.steered(gradient, field)
-            lost += unlike
         gradient = spatial.gaussian_smooth(gradient, self.gradient_smoothing)
         first = torch.lerp(gradient, first, BETAS[0])
         second = torch.lerp(gradient.square(), second, BETAS[1])
@@ -243,7 +247,8 @@ class Refine(Method):
             (second / (1 - BETAS[1] ** (iteration + 1))).sqrt_(),
         )
         axes = tuple(range(1, deviation.ndim))
-        strength = deviation.square().mean(dim=axes, keepdim=True).sqrt()
+        images_own = 1.0 if guidance is None else guidance.beside(deviation)
+        strength = deviation.square().mul(images_own).mean(dim=axes, keepdim=True).sqrt()
         negligible = NEGLIGIBLE_CORRELATION if isinstance(self.similarity, LocalCorrelation) else NEGLIGIBLE
         floor = (self.damping * strength).clamp(min=negligible / deviation[:, 0].numel())
         update = mean.div_(deviation.add_(floor)).mul_(-self.step)
@@ -252,7 +257,7 @@ class Refine(Method):
         composed = spatial.compose(update, field)
         if self.field_smoothing:
             composed = spatial.gaussian_smooth(composed, self.field_smoothing)
-        return composed if guidance is None else guidance.kept(composed, field), first, second, lost
+        return composed if guidance is None else guidance.kept(composed, field), first, second, (loss.item(), unlike)
 
     def _loss(self, level: _Level, values: Tensor) -> Tensor:
         warped = spatial.warp(level.moving, values, padding="border")
