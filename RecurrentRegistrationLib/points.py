@@ -18,6 +18,7 @@ import numpy as np
 
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.io.files import complete, suffix_of
+from RecurrentRegistrationLib.io.headers import METRES
 from RecurrentRegistrationLib.volume import Grid
 
 SCHEMA = (
@@ -68,6 +69,8 @@ def read_points(path: str | Path, grid: Grid | None = None) -> Points:
     try:
         rows, labels, system = _READERS[ending](path.read_text(encoding="utf-8-sig"))
         positions = np.array(rows, dtype=float)
+    except InputError as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise InputError(f"{path} cannot be read as landmarks: it is damaged or of another format.") from error
     if positions.ndim != 2 or positions.shape[1] not in (2, 3):
@@ -130,13 +133,22 @@ def _read_markups(text: str) -> Table:
     rows, labels, systems = [], [], set()
     for markup in json.loads(text)["markups"]:
         systems.add(str(markup.get("coordinateSystem", "LPS")).upper())
+        scale = _millimetres(markup.get("coordinateUnits", "mm"))
         for point in markup.get("controlPoints", []):
             if point.get("positionStatus", "defined") == "defined":
-                rows.append(point["position"])
+                rows.append([value * scale for value in point["position"]])
                 labels.append(point.get("label") or str(len(rows)))
     if len(systems) > 1:
         raise ValueError("markups of different coordinate systems")
     return rows, labels, systems.pop()
+
+
+def _millimetres(unit: str | list) -> float:
+    """Of a unit of Slicer's markups: a word, or a code of UCUM as [code, "UCUM", meaning]."""
+    name = unit[0] if isinstance(unit, list) else unit
+    if name not in METRES:
+        raise InputError(f"Its unit of length is '{name}'; {', '.join(METRES)} are known.")
+    return METRES[name]
 
 
 def _read_csv(text: str) -> Table:

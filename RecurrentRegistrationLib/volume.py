@@ -28,6 +28,7 @@ INTERPOLATORS = {
     "label": sitk.sitkLabelGaussian,
     "bspline": sitk.sitkBSpline3,
 }
+MOST_LABELS = 1000
 TWO_FILES = (".mhd", ".nhdr", ".hdr", ".img")
 SHEARED = (".nrrd", ".seq.nrrd", ".mha", ".hdf5", ".h5")  # formats that hold axes not at right angles
 PHOTOGRAPHS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -330,6 +331,8 @@ def resample(
     whole = np.issubdtype(sitk.GetArrayViewFromImage(image).dtype, np.integer)
     if whole and math.isnan(background):
         raise InputError("An image of whole numbers cannot hold NaN as background: give a number.")
+    if interpolation == "label":
+        _warn_of_grey(image)
     vector = image.GetNumberOfComponentsPerPixel() > 1
     inexact = whole and interpolation != "nearest"  # ITK would cut the fraction off
     pulled = sitk.Resample(
@@ -345,6 +348,13 @@ def resample(
     values = sitk.GetImageFromArray(_rounded(sitk.GetArrayFromImage(pulled), kind), isVector=vector)
     values.CopyInformation(pulled)
     return values
+
+
+def _warn_of_grey(image: sitk.Image) -> None:
+    values = sitk.GetArrayViewFromImage(image).ravel()
+    if len(np.unique(values[:: max(1, values.size // 100_000)])) > MOST_LABELS:
+        sentence = f"An image of more than {MOST_LABELS} values is resampled as labels: for grey values choose linear."
+        warnings.warn(sentence, InputWarning, stacklevel=3)
 
 
 def _rounded(values: np.ndarray, kind: int) -> np.ndarray:

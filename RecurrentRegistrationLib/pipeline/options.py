@@ -92,7 +92,7 @@ def read_start(initial: str | Path | Transform, dimension: int) -> np.ndarray | 
     """The matrix of a given start, LPS millimetres; None for one of the named `STARTS`.
 
     Raises:
-        InputError: there is no such start, or it is not a linear transform of this dimension.
+        InputError: there is no such start, or it is not a linear transform of this dimension that can be inverted.
     """
     if isinstance(initial, str) and initial in STARTS:
         return None
@@ -100,7 +100,11 @@ def read_start(initial: str | Path | Transform, dimension: int) -> np.ndarray | 
         raise InputError(f"There is no start '{initial}'; choose {', '.join(STARTS)} or the file of a transform.")
     transform = (initial if isinstance(initial, Transform) else Transform.read(initial)).simplified()
     if transform.dimension != dimension or any(not isinstance(p, Affine) for p in transform.parts):
-        raise InputError(f"The initial transform must be linear and {dimension}D.")
+        raise InputError(
+            f"The initial transform must be linear and {dimension}D: of another, give the linear part, or warp the "
+            "moving image through it first with 'apply'."
+        )
+    transform.inverse()
     return transform.parts[0].matrix if transform.parts else np.eye(dimension + 1)  # type: ignore[union-attr]
 
 

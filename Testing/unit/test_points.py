@@ -51,6 +51,20 @@ def test_slicer_files_hold_three_coordinates_also_in_two_dimensions(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("unit", "scale"), [("mm", 1), ("cm", 10), ("um", 1e-3), (["m", "UCUM", "meter"], 1000), ("inch", None)]
+)
+def test_markups_are_brought_to_millimetres(tmp_path, unit, scale):
+    point = {"label": "a", "position": [1.0, 2.0, 3.0], "positionStatus": "defined"}
+    markup = {"type": "Fiducial", "coordinateSystem": "LPS", "coordinateUnits": unit, "controlPoints": [point]}
+    (tmp_path / "p.mrk.json").write_text(json.dumps({"markups": [markup]}), encoding="utf-8")
+    if scale is None:
+        with pytest.raises(InputError, match="unit of length is 'inch'"):
+            read_points(tmp_path / "p.mrk.json")
+    else:
+        assert np.allclose(read_points(tmp_path / "p.mrk.json").positions, [[1 * scale, 2 * scale, 3 * scale]])
+
+
+@pytest.mark.parametrize(
     ("head", "expected"),
     [
         ("# CoordinateSystem = LPS\n", [1, 2, 3]),

@@ -12,7 +12,7 @@ import pytest
 import SimpleITK as sitk
 from geometry import GRIDS, file_holds, placed, random_points, smooth_image, voxel_centres
 
-from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.errors import InputError, InputWarning
 from RecurrentRegistrationLib.evaluation import evaluate
 from RecurrentRegistrationLib.transform import DisplacementField, Transform
 from RecurrentRegistrationLib.volume import Grid, Volume, resample, split_part
@@ -289,6 +289,14 @@ class TestWholeNumbers:
         moved = sitk.TranslationTransform(3, (0.3, 0.2, 0.1))
         found = resample(image, Grid.of(image), moved, interpolation=interpolation)
         assert set(np.unique(sitk.GetArrayFromImage(found))) == {0, 2**24 + 1, 2**31 + 7}
+
+    @pytest.mark.parametrize("kind", [np.int16, np.uint16, np.float32])
+    def test_grey_values_taken_for_labels_are_said_to_be(self, kind):
+        values = np.random.default_rng(0).integers(0, 4000, (1, 20, 20, 20)).astype(kind)
+        grid = Grid.regular((20, 20, 20))
+        with pytest.warns(InputWarning, match="more than 1000 values is resampled as labels"):
+            found = Volume(values, grid).resampled(grid, interpolation="label")
+        assert np.isin(found.array, values).all()
 
     @pytest.mark.parametrize("kind", [np.uint8, np.int16, np.uint16])
     def test_an_image_equals_itself(self, kind):
