@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from RecurrentRegistrationSlicer import checks, display, inputs, sampling, series, volumes
+from RecurrentRegistrationSlicer import checks, display, guiding, inputs, sampling, series, volumes
 from RecurrentRegistrationSlicer.errors import FAILURES, RegistrationError, sentence
 from RecurrentRegistrationSlicer.found import Kept, Written
 from RecurrentRegistrationSlicer.frame import Frame, toWorld
@@ -132,6 +132,31 @@ class RegistrationLogic(Keeping):
         """
         self._goOn("refine", count, step)
 
+    def guideRun(self, **guide: Any) -> None:
+        """Say what you know of the pair: steps from here on follow it. The event "guided" tells the `agreement` now.
+
+        Args:
+            guide: fields of `guiding.Guide`; without any, nothing guides any more.
+
+        Raises:
+            RegistrationError: the worker no longer holds the run, or the guide cannot be meant.
+        """
+        self._guide(guide, lambda run: None)
+
+    def correctRun(self, **guide: Any) -> None:
+        """Do at once, in one step, what a guide asks for, around where it asks; what is far away stays as it was.
+
+        Args:
+            guide: as for `guideRun`; without any field, the one there is.
+
+        Raises:
+            RegistrationError: likewise.
+        """
+        if guide:
+            self._guide(guide, self._correct)
+        else:
+            self._correct(self._continuable())
+
     def stop(self) -> None:
         """Make no more steps, and register no more frames; what is finished stays."""
         self._stopped = True
@@ -229,6 +254,32 @@ class RegistrationLogic(Keeping):
         take = lambda event: self._onRunEvent(run, event)  # noqa: E731
         self._request(take, command, run, count=count, display=self._displays(run))
         run.phase = "refine" if command == "refine" else "deform"  # told by the worker only where it was in another one
+
+    def _guide(self, guide: dict[str, Any], then: Callable[[Run], None]) -> None:
+        run = self._continuable()
+        run.error = ""
+        folder = self._newFolder()
+        told = guiding.fields(guiding.Guide.of(guide), run.frame, folder) if guide else None
+
+        def take(event: Event) -> None:
+            kind = event["event"]
+            if kind in ("done", "error", "cancelled", "ended"):
+                shutil.rmtree(folder, ignore_errors=True)
+            if kind == "done":
+                self._tell("guided", run=run, agreement=event["agreement"])
+                then(run)
+            elif kind in ("error", "cancelled"):  # the guide before it stays, and so do the steps
+                self._onUnwritten(run, event)
+            else:
+                self._onRunEvent(run, event)
+
+        self._request(take, "guide", run, guide=told)
+
+    def _correct(self, run: Run) -> None:
+        run.state, run.error, self.followSteps = "running", "", True
+        self._began = time.monotonic() - run.elapsed
+        self._request(lambda event: self._onRunEvent(run, event), "correct", run, display=self._displays(run))
+        run.phase = "correct"
 
     def _continuable(self) -> Run:
         if self.run is None:

@@ -275,7 +275,7 @@ def landmarkErrors(
     Raises:
         RegistrationError: there are none, or not as many on either side.
     """
-    fixed, moving = _positions(fixedLandmarks), _positions(movingLandmarks)
+    fixed, moving = positions(fixedLandmarks), positions(movingLandmarks)
     if len(fixed) != len(moving) or not len(fixed):
         raise RegistrationError(
             f"There are {len(fixed)} fixed and {len(moving)} moving landmarks: give the same points in both images."
@@ -290,7 +290,7 @@ def landmarkErrors(
     return LandmarkErrors(np.linalg.norm(fixed - moving, axis=1), after, labels)
 
 
-def _positions(markupsNode: Any) -> np.ndarray:
+def positions(markupsNode: Any) -> np.ndarray:
     """World positions `[N, 3]`, RAS; transforms that runs have put there do not count."""
     local = [markupsNode.GetNthControlPointPosition(n) for n in range(markupsNode.GetNumberOfControlPoints())]
     return _mapped(np.array(local, dtype=float).reshape(-1, 3), toWorld(markupsNode))

@@ -96,6 +96,28 @@ def writeMask(maskNode, path: Path, frame: Frame) -> None:
     _write((array != 0).astype(np.uint8), frame.seen(index), path, frame)
 
 
+def writeLabels(labelNode, path: Path, frame: Frame) -> None:
+    """Write a label map, or the segments of a segmentation with their names; where segments overlap, a later one wins.
+
+    Raises:
+        RegistrationError: the node holds nothing.
+    """
+    names: list[str] = []
+    if labelNode.IsA("vtkMRMLSegmentationNode"):
+        array, index = _labels(labelNode)
+        segments = labelNode.GetSegmentation()
+        names = [segments.GetNthSegment(n).GetName() for n in range(segments.GetNumberOfSegments())]
+    else:
+        array, index = slicer.util.arrayFromVolume(labelNode), indexToWorld(labelNode)
+    if not array.any():
+        raise RegistrationError(f"The labels '{labelNode.GetName()}' are empty: mark some voxels or leave them out.")
+    told = {}
+    for n, name in enumerate(names):
+        told |= {f"Segment{n}_ID": f"Segment_{n + 1}", f"Segment{n}_Name": name}
+        told |= {f"Segment{n}_LabelValue": str(n + 1), f"Segment{n}_Layer": "0"}
+    _write(array.astype(np.uint16), frame.seen(index), path, frame, told)
+
+
 def writeMatrix(fixedToMoving: np.ndarray, path: Path, frame: Frame) -> None:
     """Write a linear map from fixed to moving points (world, LPS) as a transform file for the worker."""
     d = frame.dimension
@@ -144,7 +166,7 @@ def grid(path: str | Path) -> dict:
     return {name: list(getattr(image, f"Get{name.title()}")()) for name in ("size", "spacing", "origin", "direction")}
 
 
-def _write(array: np.ndarray, index: np.ndarray, path: Path, frame: Frame) -> None:
+def _write(array: np.ndarray, index: np.ndarray, path: Path, frame: Frame, told: dict[str, str] | None = None) -> None:
     d = frame.dimension
     if d == 2 and array.shape[0] != 1:
         raise RegistrationError("The images are single slices, but the mask is not: draw it on the slice.")
@@ -153,6 +175,8 @@ def _write(array: np.ndarray, index: np.ndarray, path: Path, frame: Frame) -> No
     image.SetSpacing(spacing.tolist())
     image.SetDirection((index[:d, :d] / spacing).ravel().tolist())
     image.SetOrigin(index[:d, 3].tolist())
+    for key, text in (told or {}).items():
+        image.SetMetaData(key, text)
     sitk.WriteImage(image, str(path))
 
 

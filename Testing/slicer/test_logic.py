@@ -320,6 +320,42 @@ def test_landmarks_come_nearer(logic):
     assert "3.00 mm apart on average before" in result.landmarks.sentence
 
 
+def markups(name: str, *points: tuple[float, float, float]) -> Any:
+    """A list of landmarks, world RAS."""
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", name)
+    for point in points:
+        node.AddControlPoint(vtk.vtkVector3d(*point), name)
+    return node
+
+
+def test_a_guide_is_corrected_at_once_and_a_step_back_undoes_it(logic):
+    run = logic.registerVolumes(*pair(), wait=False, **FEW)
+    logic.wait()
+    logic.guideRun(fixedLandmarks=markups("vein", (6, 4, 2)), movingLandmarks=markups("vein", (9, 8, 2)))
+    logic.wait()
+    (told,) = [event for event in logic.heard if event["event"] == "guided"]
+    (now,) = told["agreement"]["landmarks"]
+    assert now["name"] == "vein"
+    assert now["before_mm"] == pytest.approx(5)
+    assert now["after_mm"] > 2
+    logic.correctRun()
+    logic.wait()
+    (corrected,) = [event for event in logic.heard if event["event"] == "step" and event["phase"] == "correct"]
+    assert corrected["index"] == run.selectedStep == 7
+    assert corrected["landmarks_mm"]["vein"] < 0.5
+    logic.correctRun(fixedLandmarks=markups("far", (600, 4, 2)), movingLandmarks=markups("far", (9, 8, 2)))
+    logic.wait()
+    assert "outside the fixed image" in run.error
+    assert run.keptSteps[-1] == 7
+    logic.continueRun(1, step=6)
+    logic.wait()
+    assert run.keptSteps == list(range(8))
+    with pytest.raises(RegistrationError, match="1 fixed and 0 moving"):
+        logic.guideRun(fixedLandmarks=markups("alone", (6, 4, 2)))
+    with pytest.raises(RegistrationError, match="no 'landmarks'"):
+        logic.guideRun(landmarks=None)
+
+
 def test_an_initial_transform_is_where_it_begins(logic):
     fixed, moving = volumeNode("Fixed"), volumeNode("Moving")
     away = np.eye(4)

@@ -22,12 +22,14 @@ import slicer
 import slicer.util
 import vtk
 from blobs import FEW, blob, pair, volumeNode
-from RecurrentRegistrationSlicer import checks, setup, volumes
+from RecurrentRegistrationSlicer import checks, guiding, setup, volumes
 from RecurrentRegistrationSlicer.errors import RegistrationError
-from RecurrentRegistrationSlicer.frame import Frame, indexToWorld, matrixFromArray
+from RecurrentRegistrationSlicer.frame import FLIP, Frame, indexToWorld, matrixFromArray
 from registered import GRIDS, turned
 from registered import volumeNode as placedNode
 from vtk.util import numpy_support
+
+from RecurrentRegistrationLib.pipeline.guide_files import read_labels
 
 ROOT = Path(__file__).resolve().parents[2]
 SOLID = Frame(3, np.eye(4))
@@ -158,7 +160,7 @@ def test_what_is_wrong_with_the_inputs_is_said_at_once(scene):
         ((fixed, constant), {}, "is constant"),
         ((fixed, broken), {}, "infinite"),
         ((fixed, colour), {}, "in colour"),
-        ((fixed, flat), {}, "give two of a kind"),
+        ((fixed, flat), {}, "give two of the same kind"),
         ((fixed, moving), {"fixedMask": nothing}, "mask of the fixed image is empty"),
         (
             (fixed, moving),
@@ -266,3 +268,22 @@ def test_installing_leaves_the_packages_of_slicer_alone(monkeypatch):
         setup.install()
     pins = {f"{name}=={importlib.metadata.version(name)}" for name in setup.SLICERS}
     assert [set(packages) for packages in asked] == [{"numba"} | pins]
+
+
+def test_segments_keep_their_names_and_places(scene, tmp_path):
+    reference = volumeNode("Fixed")
+    mask = (blob() > 60).astype(np.uint8)
+    node = segmentation(mask, reference, turned(30, (4, -5, 6)))
+    told = guiding.fields(guiding.Guide(fixedLabels=node, movingLabels=node, labels=["upper"]), SOLID, tmp_path)
+    assert told["labels"] == ["upper"]
+    labels = read_labels(told["fixed_labels"])
+    assert list(labels) == ["lower", "upper"]
+    index = np.argwhere(labels["upper"].inside)[:, ::-1]
+    found = labels["upper"].volume.grid.physical(index).mean(axis=0)
+    upper = np.argwhere(mask[10:])[:, ::-1] + [0, 0, 10]
+    ras = np.append(upper.mean(axis=0) * 2 - 19, 1)
+    assert found == pytest.approx((FLIP @ turned(30, (4, -5, 6)) @ ras)[:3], abs=1e-3)
+    empty = scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "Empty")
+    volumes.updateVolume(empty, np.zeros_like(mask), reference)
+    with pytest.raises(RegistrationError, match="are empty"):
+        guiding.fields(guiding.Guide(fixedLabels=empty), SOLID, tmp_path)

@@ -100,6 +100,7 @@ def phaseText(name: str) -> str:
         "prepare": _("Preparing"),
         "align": _("Aligning"),
         "deform": _("Deforming"),
+        "correct": _("Correcting"),
         "refine": _("Refining"),
         "write": _("Writing"),
     }
