@@ -396,7 +396,7 @@ def test_pairs_one_after_the_other(logic):
     solid = volumeNode("Solid")
     found = logic.registerPairs([(fixed, moving), (fixed, solid), (moving, fixed)], **{**FEW, "steps": 1})
     assert [getattr(each, "step", None) for each in found] == [1, None, 1]
-    assert "give two of a kind" in str(found[1])
+    assert "give two of the same kind" in str(found[1])
 
 
 def test_a_sequence_of_volumes(logic, scene):
