@@ -37,10 +37,10 @@ import yaml
 
 os.environ["ITK_GLOBAL_DEFAULT_THREADER"] = "Platform"  # a pool of threads does not outlive a fork
 
-import RecurrentRegistrationLib.benchmark.runner
-import RecurrentRegistrationLib.pipeline
+import RecurrentRegistrationLib.evaluation
+import RecurrentRegistrationLib.pipeline.series
 import RecurrentRegistrationLib.report.folder
-import RecurrentRegistrationLib.train.run  # noqa: F401 -- once, not in every fork
+import RecurrentRegistrationLib.report.series  # noqa: F401 -- these once, not in every fork
 from RecurrentRegistrationLib.cli import run
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.transform import Transform
@@ -50,7 +50,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 from dicom_made import enhanced_file, slice_file
 
 QUICK = ["--linear", "none", "--initial", "none", "--steps", "1", "--device", "cpu", "-q"]
-SECONDS = 60  # a command may take, on a file of some kilobytes
+SECONDS = 300  # a command may take, on a file of some kilobytes and a busy machine
 MEMORY = 12 << 30  # bytes of addresses
 ODD_NUMBERS = ("0", "-1", "1e30", "nan", "inf", "99999", "4294967296", "many", "")
 ODD_BYTES = (b"\0" * 4, b"\xff" * 4, b"\xff\x7f", b"\0\0\xc0\x7f", b"\0\0\x80\xff", b"\0\0\0\x80", b"\1\0")

@@ -15,7 +15,8 @@ import odd_files
 
 
 def test_no_damaged_file_is_taken_for_whole_or_ends_in_more_than_a_sentence(tmp_path):
-    known = [sample for sample in odd_files.samples(tmp_path) if sample.lines is not odd_files.TRAINING]
+    slow = (odd_files.MANIFEST, odd_files.TRAINING)
+    known = [sample for sample in odd_files.samples(tmp_path) if sample.lines not in slow]
     found = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what was assumed, as commands do where they fail
