@@ -43,7 +43,6 @@ STIFF = {
 PRESETS = {
     "mr": Preset("MR with MR of the same contrast, and any images without fixed units"),
     "mr-hippocampus": Preset("MR with MR of hippocampi, cropped: trained weights", weights="hippocampus-rwcnet"),
-    "mr-brain": Preset("MR with MR of brains without their skulls: trained features", weights="brain-features"),
     "ct": Preset("CT with CT: soft tissue and bone", window=SOFT_TISSUE),
     "ct-lung": Preset("CT with CT: lungs", window=(-1000.0, 200.0)),
     "multimodal": Preset(
