@@ -67,7 +67,8 @@ class Plan:
     @property
     def trained_steps(self) -> int | None:
         """How many steps the method was trained for; None for one that was not trained."""
-        return (self.steps or self.card.default_steps) if self.card.trained else None
+        known = self.model.steps if self.model else self.options.steps
+        return (known or self.card.default_steps) if self.card.trained else None
 
     @property
     def planned_steps(self) -> int:

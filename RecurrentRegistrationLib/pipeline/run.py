@@ -140,7 +140,7 @@ class Run:
         self._chosen = step
 
     def result(self, step: Step | None = None) -> Registration:
-        """The registration as it stood after a step; None for the best step of a network, the last of an optimiser.
+        """The registration as it stood after a step; None for the last one, of a network beyond its training the best.
 
         Raises:
             InputError: no step has been finished yet.
@@ -222,8 +222,9 @@ class Run:
             leg = dataclasses.replace(leg, made=leg.made + 1, state=turn.state)
             kept: dict[str, Any] = {"state": leg, "attached": turn.attached, "beyond_training": leg.beyond_training}
             step = self._made(turn.stage, *leg.placed(turn), **kept)
-            best = step if better(step, best) else best
-            self._chosen = step if leg.trained_steps is None else best
+            # Similarity does not tell what labels have taught: up to its trained steps a network is believed.
+            best = step if not leg.beyond_training or better(step, best) else best
+            self._chosen = best
             yield step
             trail.append(step.similarity)
             if self.plan.options.stop == "auto" and exhausted(trail):

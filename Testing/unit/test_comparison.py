@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.pipeline import Options
 from RecurrentRegistrationLib.pipeline.comparison import MEASURES, Comparison
 from RecurrentRegistrationLib.pipeline.images import Images
+from RecurrentRegistrationLib.pipeline.plan import Plan
 from RecurrentRegistrationLib.pipeline.presets import PRESETS
 from RecurrentRegistrationLib.pipeline.stopping import PATIENCE, better, exhausted
 from RecurrentRegistrationLib.transform import Affine, DisplacementField, Transform
@@ -139,12 +141,16 @@ def test_the_stop_rule_ends_a_run_that_gets_no_further():
     assert any("brought next to nothing" in note for note in stopped.notes)
 
 
-def test_a_network_gives_its_best_step(monkeypatch):
-    fixed, moving, _, _ = made_pair((34, 32, 36), (3.0, 3.2, 2.9))
-    torch.manual_seed(3)
-    run = pipeline.start(fixed, moving, options=Options("rcn", initial="none", linear="rigid", steps=4, untrained=True))
+@pytest.mark.parametrize(("trained", "slope", "wanted"), [(4, -1, 4), (2, -1, 2), (2, 1, 4)])
+def test_a_network_gives_its_last_step_and_beyond_its_training_the_best(trained, slope, wanted, monkeypatch):
+    fixed, moving, _, _ = made_pair((14, 12, 16), (7.0, 7.2, 6.9))
+    count = itertools.count()
+    monkeypatch.setattr(Comparison, "at", lambda *_: 0.01 * slope * next(count))
+    monkeypatch.setattr(Plan, "trained_steps", trained)
+    options = Options("rcn", initial="geometry", linear="none", steps=4, untrained=True)
+    run = pipeline.start(fixed, moving, options=options)
     steps = [step for step in run if step.phase == "deform"]
-    assert run.result().report["step"] == max(steps, key=lambda s: round(s.similarity, 4)).index
+    assert run.result().report["step"] == steps[wanted - 1].index
 
 
 def test_a_fold_is_removed_in_steps_of_its_own():
