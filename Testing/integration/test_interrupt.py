@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from RecurrentRegistrationLib.cli import run
 from RecurrentRegistrationLib.transform import Transform
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends Ctrl-C the way Unix does")
@@ -51,7 +52,7 @@ def interrupted(process: subprocess.Popen[str], by: int = signal.SIGINT) -> tupl
     return process.returncode, said, time.perf_counter() - began
 
 
-@pytest.mark.parametrize("seconds", [0.3, 1.0, 2.0])
+@pytest.mark.parametrize("seconds", [0.3, 1.5])
 def test_while_it_starts(seconds, images, tmp_path):
     process = started(images, tmp_path, "--linear", "none", "--steps", "100000")
     time.sleep(seconds)
@@ -77,11 +78,10 @@ def test_in_the_deformation_the_finished_steps_are_kept(by, images, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda each: each.name)
-def test_while_it_writes_all_of_it_is_written(by, images, tmp_path):
+def test_while_it_writes_all_of_it_is_written(images, tmp_path):
     process = started(images, tmp_path, "--linear", "none", "--initial", "none", "--steps", "2")
     wait_for(process, "write")
-    status, said, _ = interrupted(process, by)
+    status, said, _ = interrupted(process, signal.SIGTERM)
     assert status in (0, 130), said  # the second where all was written already
     assert {file.name for file in (tmp_path / "out").iterdir()} == COMPLETE
     assert not list(tmp_path.glob(".*"))
@@ -105,6 +105,6 @@ def test_what_a_killed_run_left_is_cleared_by_the_next(images, tmp_path):
     process.communicate()
     assert [file.name.startswith(".out.") for file in tmp_path.iterdir()] == [True]
     (tmp_path / ".output.0123abcd").mkdir()  # of another
-    process = started(images, tmp_path, "--linear", "none", "--initial", "none", "--steps", "2")
-    process.communicate()
+    line = ["register", *(str(images / f"{name}2d.nrrd") for name in ("fixed", "moving")), "-o", str(tmp_path / "out")]
+    assert run([*line, "--linear", "none", "--initial", "none", "--steps", "2", "-q"]) == 0
     assert {file.name for file in tmp_path.iterdir()} == {"out", ".output.0123abcd"}

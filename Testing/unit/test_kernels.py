@@ -233,9 +233,8 @@ def test_a_disk_without_room_for_compiled_kernels(tmp_path):
     program = (
         "import torch; from RecurrentRegistrationLib import spatial;"
         "from RecurrentRegistrationLib.kernels import volumes;"
-        "image, u = torch.rand(1, 1, 4, 5, 6), torch.zeros(1, 3, 4, 5, 6);"
-        "assert volumes.can_warp(image, u); assert torch.allclose(spatial.warp(image, u), image);"
-        "spatial.jacobian_determinant(u)"
+        "u = torch.zeros(1, 3, 4, 5, 6); assert volumes.can_differentiate(u);"
+        "assert (spatial.jacobian_determinant(u) == 1).all()"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -304,22 +303,23 @@ print(spatial.jacobian_determinant(torch.zeros(1, 3, 4, 5, 6)).mean().item())
     assert (done.returncode, done.stdout, done.stderr) == (0, "1.0\n", "")
 
 
-@pytest.mark.parametrize(("given", "used"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_idle_threads_of_programs_sleep_unless_the_user_says_otherwise(given, used, monkeypatch):
-    if given is None:
-        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    else:
-        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+def test_idle_threads_of_programs_sleep_unless_the_user_says_otherwise():
     code = """
 import os, sys
+os.environ.pop("OMP_WAIT_POLICY", None)
 before = dict(os.environ)
 import RecurrentRegistrationLib.pipeline
 assert dict(os.environ) == before
-del sys.modules["torch"]
-from RecurrentRegistrationLib import __main__
-os._exit = lambda status: print(os.environ["OMP_WAIT_POLICY"], "torch" in sys.modules)
 sys.argv = ["recurrent-registration", "--version"]
-__main__.main()
+for given in ({}, {"OMP_WAIT_POLICY": "ACTIVE"}):
+    os.environ.update(given)
+    sys.modules.pop("torch", None)
+    sys.modules.pop("RecurrentRegistrationLib.__main__", None)
+    from RecurrentRegistrationLib import __main__
+    os._exit = lambda status: print(os.environ["OMP_WAIT_POLICY"], "torch" in sys.modules)
+    __main__.main()
+    del os.environ["OMP_WAIT_POLICY"], __main__
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
-    assert done.stdout.split()[1:] == [used, "False"]
+    assert done.stdout.split()[1::3] == ["PASSIVE", "ACTIVE"]
+    assert done.stdout.split()[2::3] == ["False", "False"]

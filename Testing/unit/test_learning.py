@@ -1,7 +1,7 @@
-"""Every method with weights learns: trained for some seconds on tiny pairs, it finds most of what it should find.
+"""Every method with weights learns: after some iterations it is better than no displacement, by one bound for all.
 
-It is trained on the same few pairs that it is measured on: this shows that the gradients lead somewhere. How well it
-does on pairs that it has not seen takes minutes: `Testing/benchmarks/learning.py`.
+It is measured on the pairs that it is trained on: this shows that the gradients lead somewhere. How well a method does
+on pairs that it has not seen takes minutes: `Testing/benchmarks/learning.py`.
 """
 
 from __future__ import annotations
@@ -21,38 +21,22 @@ import learning
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-SHAPES = {2: (32, 28), 3: (16, 20, 18)}
-# Iterations, pairs, and how many times smaller than that of no displacement the error must become.
-GOALS = {
-    ("avsm", 2): (50, 4, 1.5),
-    ("cross-attention", 2): (150, 4, 2.0),
-    ("dual-prnet", 2): (130, 4, 4.0),
-    ("global-local", 2): (140, 4, 2.0),
-    ("gradirn", 2): (60, 4, 2.5),
-    ("lapirn", 2): (70, 4, 2.0),
-    ("r2n2", 2): (40, 2, 1.2),
-    ("ran", 2): (50, 4, 1.4),
-    ("rcn", 2): (110, 4, 1.4),
-    ("riir", 2): (50, 4, 1.4),
-    ("rwcnet", 2): (40, 4, 2.0),
-    ("voxelmorph", 2): (150, 4, 5.0),
-    ("voxelmorph", 3): (60, 4, 1.6),
-}
+SHAPES = {2: (28, 24)}
+ITERATIONS, PAIRS = 40, 2
+TRAINED = [name for name in methods.names() if methods.card(name).trained]
 
 
-def test_all_methods_with_weights_have_a_recipe_and_a_goal():
-    trained = {name for name in methods.names() if methods.card(name).trained}
-    assert set(learning.RECIPES) == trained == {name for name, _ in GOALS}
+def test_all_methods_with_weights_have_a_recipe():
+    assert sorted(learning.RECIPES) == TRAINED
 
 
-@pytest.mark.parametrize(("name", "dimension"), GOALS, ids=[f"{name}-{dimension}d" for name, dimension in GOALS])
-def test_it_learns(name, dimension, monkeypatch):
+@pytest.mark.parametrize("name", TRAINED)
+def test_it_learns(name, monkeypatch):
     monkeypatch.setattr(learning, "SHAPES", SHAPES)
-    iterations, count, factor = GOALS[name, dimension]
-    recipe = replace(learning.RECIPES[name], iterations=iterations)
+    recipe = replace(learning.RECIPES[name], iterations=ITERATIONS)
     torch.manual_seed(0)
-    method = methods.create(name, dimension, **recipe.options).eval()
-    known = learning.pairs(dimension, count, torch.Generator().manual_seed(1))
+    method = methods.create(name, 2, **recipe.options).eval()
+    known = learning.pairs(2, PAIRS, torch.Generator().manual_seed(1))
     before = learning.error(torch.zeros_like(known[2]), known[2])
-    learning.train(method, recipe, lambda: known, dimension)
-    assert learning.measured(method, recipe, *known) < before / factor
+    learning.train(method, recipe, lambda: known, 2)
+    assert learning.measured(method, recipe, *known) < 0.95 * before

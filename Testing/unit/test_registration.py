@@ -1,6 +1,8 @@
 """The pipeline on a made head: right in every geometry, stoppable, repeatable, honest about what it cannot do."""
 
 import dataclasses
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -268,6 +270,28 @@ def test_a_small_memory_gives_a_coarser_grid_and_says_so():
     assert any("to fit in memory" in note for note in tight.notes)
     with pytest.raises(OutOfMemoryError, match="free memory"):
         start(fixed, moving, options=dataclasses.replace(FAST, memory_limit=2**20))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel tells the peak of a process")
+def test_the_estimate_of_memory_is_what_a_run_takes():
+    """In a process of its own, whose peak nothing else has raised: above it, by no more than a quarter."""
+    program = """
+import torch
+from RecurrentRegistrationLib.pipeline import Options, memory, start
+from RecurrentRegistrationLib.volume import Grid, Volume
+def image(seed):
+    coarse = torch.rand(1, 1, 12, 12, 12, generator=torch.Generator().manual_seed(seed))
+    fine = torch.nn.functional.interpolate(coarse, size=(128, 128, 128), mode="trilinear")
+    return Volume(fine[0].numpy(), Grid.regular((128, 128, 128)))
+once = {"scales": (1,), "iterations": (2,)}
+run = start(image(0), image(1), options=Options(preset="mr", initial="none", linear="none", method_options=once))
+assert run.plan.grid.shape == (128, 128, 128)
+list(run)
+run.result()
+print(memory.peak() / run.plan.estimated_bytes())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=True)
+    assert 0.75 < float(done.stdout) < 1
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from torch import nn
 from RecurrentRegistrationLib import methods, spatial
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.methods.base import Pair
-from RecurrentRegistrationLib.methods.rwcnet import STAGES
+from RecurrentRegistrationLib.methods.rwcnet import CORRELATIONS, STAGES
 
 SMALL = {"steps": (2, 2, 1), "dropout": 0.0}
 
@@ -53,9 +53,10 @@ def test_steps_beyond_the_schedule_stay_in_the_last_stage():
     assert [step.stage for step in steps[4:]] == ["full res 1/1", "full res 2/2", "full res 3/3", "full res 4/4"]
 
 
-@pytest.mark.parametrize("correlation", ["dot", "cosine", "sad", "none"])
-@pytest.mark.parametrize("shape", [(19, 26), (17, 12, 15)])
-def test_every_correlation_in_every_dimension(correlation, shape):
+@pytest.mark.parametrize(
+    ("correlation", "shape"), [*((name, (19, 26)) for name in CORRELATIONS), ("cosine", (17, 12, 15))]
+)
+def test_every_correlation_reaches_every_parameter(correlation, shape):
     method = awake(len(shape), correlation=correlation, steps=(2, 2, 2))  # a stage begins at zero displacement
     steps = list(method.steps(*pair(shape)))
     assert steps[-1].displacement.abs().max() > 0.01
