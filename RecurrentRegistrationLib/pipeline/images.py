@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from RecurrentRegistrationLib.pipeline.checks import check_images, check_mask
-from RecurrentRegistrationLib.pipeline.preparation import Prepared, blurred_like, choose_preset, prepare
+from RecurrentRegistrationLib.pipeline.preparation import Prepared, blurred_like, choose_preset, prepare, spike
 from RecurrentRegistrationLib.pipeline.presets import Preset
 from RecurrentRegistrationLib.volume import Volume
 
@@ -53,6 +53,16 @@ class Images:
     def looks_like(self) -> str:
         """The preset that their values suggest."""
         return choose_preset(self.fixed, self.moving)
+
+    def remarks(self, preset: Preset) -> list[str]:
+        """What is to be said of their values: those that a scale by percentiles leaves out."""
+        named = {"fixed": self.fixed, "moving": self.moving} if preset.window is None else {}
+        found = {name: value for name, volume in named.items() if (value := spike(volume)) is not None}
+        return [
+            f"A few voxels of the {name} image are far brighter than the rest (up to {value:g}) and set no scale: mask "
+            "them if they are an object of this image alone."
+            for name, value in found.items()
+        ]
 
     @property
     def masked(self) -> bool:

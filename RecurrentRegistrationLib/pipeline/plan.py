@@ -122,6 +122,7 @@ def make_plan(images: Images, options: Options, *, name: str | None = None, why:
         if options.preset == "auto":
             notes.append(f"Preset: {name}, {PRESETS[name].summary}.")
     settings = preset(name)
+    notes += images.remarks(settings)
     start = read_start(options.initial, images.dimension)
     if options.initial == "none":
         check_overlap(images.fixed.grid, images.moving.grid)

@@ -17,6 +17,7 @@ from RecurrentRegistrationLib.volume import Grid, Volume
 
 AIR = -900.0  # Hounsfield units below which only air and the padding around a scan lie
 
+SPIKE = 6.0  # times the range of all but the brightest 1 %
 FEW = 0.025  # share of an image that is too small for an anatomy
 
 
@@ -158,9 +159,7 @@ def prepare(volume: Volume, mask: Volume | None, preset: Preset) -> Prepared:
     elif preset.guess and is_ct(volume):
         low, high = SOFT_TISSUE
     else:
-        sample = _sample(volume)
-        fill = padding(sample)
-        low, high = _percentiles(sample if fill is None else sample[sample > fill])
+        low, high = _scale(volume)
     values = torch.from_numpy((array - low) / (high - low)).clamp_(0, 1)[None, None]
     if mask is None:
         return Prepared(values, volume.grid)
@@ -168,6 +167,20 @@ def prepare(volume: Volume, mask: Volume | None, preset: Preset) -> Prepared:
     if not np.any(inside.array):
         raise InputError("The mask and its image do not overlap in physical space: check that they belong together.")
     return Prepared(values, volume.grid, torch.from_numpy((inside.array[0] != 0).astype(np.float32))[None, None])
+
+
+def _scale(volume: Volume) -> tuple[float, float]:
+    """Values that become 0 and 1, by what is neither padding nor air nor a few hot voxels."""
+    sample = _sample(volume)
+    fill = padding(sample)
+    return _percentiles(sample if fill is None else sample[sample > fill])
+
+
+def spike(volume: Volume) -> float | None:
+    """The highest value, where it lies far above nearly all others, as of hot voxels or a marker. None for none."""
+    low, high = _scale(volume)
+    highest = float(volume.array.max())
+    return highest if highest - low > SPIKE * (high - low) else None
 
 
 def as_asked(image: Prepared, intensities: str) -> Prepared:

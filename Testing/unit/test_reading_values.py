@@ -7,6 +7,7 @@ import pytest
 from phantom import centred, head
 
 from RecurrentRegistrationLib.errors import InputError
+from RecurrentRegistrationLib.pipeline.images import Images
 from RecurrentRegistrationLib.pipeline.preparation import choose_preset, is_ct, padding, prepare
 from RecurrentRegistrationLib.pipeline.presets import PRESETS, SOFT_TISSUE
 from RecurrentRegistrationLib.volume import Volume
@@ -87,6 +88,18 @@ def test_one_bright_object_does_not_darken_the_rest():
     plain, found = (prepare(Volume(v, GRID), None, PRESETS["mr"]).values for v in (MR, bright))
     tissue = (HEAD > 0.5) & (bright == MR)
     assert found.numpy()[0][tissue].mean() > 0.6 * plain.numpy()[0][tissue].mean()
+
+
+@pytest.mark.parametrize(
+    ("share", "times", "told"), [(0.004, 60, True), (0.0002, 1000, True), (0.004, 2, False), (0, 1, False)]
+)
+def test_spikes_are_said(share, times, told):
+    values = MR.copy()
+    values.ravel()[np.random.default_rng(1).choice(values.size, int(share * values.size), replace=False)] *= times
+    values.ravel()[: 9 * told] = times * 900
+    said = Images(Volume(MR, GRID), Volume(values, GRID)).remarks(PRESETS["mr"])
+    assert [("moving image are far brighter" in sentence) for sentence in said] == [True] * told
+    assert not Images(Volume(MR, GRID), Volume(values, GRID)).remarks(PRESETS["ct"])
 
 
 def test_a_ct_image_beside_another_modality_keeps_its_window_of_soft_tissue():
