@@ -92,6 +92,8 @@ class Following(Requests):
         record = {
             name: event[name] for name in ("index", "stage", "similarity", "mean_update_mm", "folding", "seconds")
         }
+        guided = ("landmark_error_mm", "landmark_worst_mm", "label_overlap")
+        record |= {name: event[name] for name in guided if name in event}
         run.progress.add(record)
         run.canContinue = True
         if event["display"] is None:

@@ -28,10 +28,18 @@ COLUMNS = {
     "Folding (%)": "folding",
     "Seconds": "seconds",
 }
+GUIDED_COLUMNS = {
+    "Landmark error (mm)": "landmark_error_mm",
+    "Label overlap": "label_overlap",
+}  # where there is a guide
 CURVES = {
     "similaritySeries": ("Similarity", (0.12, 0.47, 0.71)),
     "updateSeries": ("Mean update (mm)", (1.0, 0.5, 0.05)),
     "foldingSeries": ("Folding (%)", (0.84, 0.15, 0.16)),
+}
+GUIDED_CURVES = {
+    "landmarkSeries": ("Landmark error (mm)", (0.58, 0.4, 0.74)),
+    "overlapSeries": ("Label overlap", (0.17, 0.63, 0.17)),
 }
 
 
@@ -72,7 +80,9 @@ class Progress:
         record = next((record for record in self.records if record["index"] == index), None)
         if marks is None:
             return
-        values = [record[COLUMNS[title]] for title, _ in CURVES.values()] if record else []
+        curves = {**COLUMNS, **GUIDED_COLUMNS}
+        titles = [title for title, _ in (*CURVES.values(), *GUIDED_CURVES.values())]
+        values = [record.get(curves[title]) for title in titles] if record else []
         values = [value for value in values if value is not None]
         _fill(marks, {"Step": [float(index or 0)] * len(values), "Selected step": values})
 
@@ -80,20 +90,33 @@ class Progress:
         table = self._runNode.GetNodeReference("table")
         if table is None:
             table = self._create()
-        _fill(table, {title: [record[name] for record in self.records] for title, name in COLUMNS.items()})
+        columns = {title: [record[name] for record in self.records] for title, name in COLUMNS.items()}
+        for title, name in GUIDED_COLUMNS.items():
+            values = [record.get(name) for record in self.records]
+            if any(value is not None for value in values):
+                columns[title] = values
+        _fill(table, columns)
+        chart = self._runNode.GetNodeReference("chart")
+        for role, (title, color) in GUIDED_CURVES.items():
+            if title in columns and chart is not None and self._runNode.GetNodeReference(role) is None:
+                self._draw(chart, role, table, title, color)
 
     def _create(self) -> Any:
         name = self._runNode.GetName()
-        for role in (*CURVES, "marks", "marksSeries", "chart"):  # left where somebody has removed the table
+        for role in (
+            *CURVES,
+            *GUIDED_CURVES,
+            "marks",
+            "marksSeries",
+            "chart",
+        ):  # left where somebody has removed the table
             slicer.mrmlScene.RemoveNode(self._runNode.GetNodeReference(role))
         table, marks = (_add("vtkMRMLTableNode", f"{name}: {what}") for what in ("table of steps", "marks"))
         chart = _add("vtkMRMLPlotChartNode", f"{name}: chart")
         chart.SetXAxisTitle("Step")
         chart.SetTitle("Similarity, mean update, folding")
         for role, (title, color) in CURVES.items():
-            series = _series(f"{name}: {title}", table, title, color)
-            chart.AddAndObservePlotSeriesNodeID(series.GetID())
-            self._runNode.SetNodeReferenceID(role, series.GetID())
+            self._draw(chart, role, table, title, color)
         series = _series(f"{name}: selected step", marks, "Selected step", (0.2, 0.2, 0.2))
         series.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeScatter)
         series.SetLineStyle(slicer.vtkMRMLPlotSeriesNode.LineStyleNone)
@@ -104,6 +127,12 @@ class Progress:
             self._runNode.SetNodeReferenceID(role, node.GetID())
         return table
 
+    def _draw(self, chart: Any, role: str, table: Any, title: str, color: tuple[float, float, float]) -> None:
+        """Add a column of the table to the curves."""
+        series = _series(f"{self._runNode.GetName()}: {title}", table, title, color)
+        chart.AddAndObservePlotSeriesNodeID(series.GetID())
+        self._runNode.SetNodeReferenceID(role, series.GetID())
+
     def _stored(self) -> list[dict[str, Any]]:
         """The records of a run that comes from a saved scene."""
         node = self._runNode.GetNodeReference("table")
@@ -113,6 +142,8 @@ class Progress:
         columns = {name: table.GetColumnByName(title) for title, name in COLUMNS.items()}
         if None in columns.values():
             return []
+        guided = {name: table.GetColumnByName(title) for title, name in GUIDED_COLUMNS.items()}
+        columns |= {name: column for name, column in guided.items() if column is not None}
         rows = [
             {name: column.GetVariantValue(row) for name, column in columns.items()}
             for row in range(table.GetNumberOfRows())

@@ -22,7 +22,17 @@ from RecurrentRegistrationSlicer.steps import LONGEST, Steps
 KIND = "RecurrentRegistrationRun"  # tells the node of a run from the parameters of the module
 GIVEN = ("fixedMask", "movingMask", "fixedLandmarks", "movingLandmarks", "initialTransform")
 INPUTS = ("fixed", "moving", "movingParent", *GIVEN)
-PROGRESS = ("table", "marks", "chart", "similaritySeries", "updateSeries", "foldingSeries", "marksSeries")
+PROGRESS = (
+    "table",
+    "marks",
+    "chart",
+    "similaritySeries",
+    "updateSeries",
+    "foldingSeries",
+    "landmarkSeries",
+    "overlapSeries",
+    "marksSeries",
+)
 RESULTS = ("result", "inverse", "warped", "jacobian", "displacement", "report", "jacobianColors")
 # In the order in which they are made, nearly: the browser would make the step transform again.
 MADE = ("stepTransform", "sequence", "browser", *PROGRESS, *RESULTS, "comparison")

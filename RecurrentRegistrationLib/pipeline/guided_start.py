@@ -21,11 +21,13 @@ class Anchors:
         fixed: `[N, d]`, LPS millimetres.
         moving: `[N, d]`.
         error: `[N]`, how well each is known, millimetres.
+        outlined: whether structures are among them.
     """
 
     fixed: np.ndarray
     moving: np.ndarray
     error: np.ndarray
+    outlined: bool = False
 
     @classmethod
     def of(cls, guide: Guide | None) -> Anchors | None:
@@ -36,7 +38,7 @@ class Anchors:
         if guide.landmarks:
             rows += zip(guide.landmarks.fixed, guide.landmarks.moving, guide.landmarks.error, strict=True)
         fixed, moving, error = zip(*rows, strict=True)
-        return cls(np.array(fixed), np.array(moving), np.maximum(np.array(error, dtype=float), 0.1))
+        return cls(np.array(fixed), np.array(moving), np.maximum(np.array(error, dtype=float), 0.1), bool(guide.labels))
 
     @property
     def tell_a_rotation(self) -> bool:
@@ -44,6 +46,14 @@ class Anchors:
         d = self.fixed.shape[1]
         extents = np.linalg.svd(self.fixed - self.fixed.mean(axis=0), compute_uv=False)
         return len(self.fixed) >= d and extents[d - 2] > SPREAD * extents[0] > 0
+
+    @property
+    def tell_the_posture(self) -> bool:
+        """Whether a search over postures is needless: whoever outlines a structure in both images knows theirs.
+
+        Ultrasound and MR of a prostate, whose outline tells no turn, were found upside down otherwise.
+        """
+        return self.outlined or self.tell_a_rotation
 
     def start(self) -> np.ndarray:
         """The best rigid map, or where they tell no rotation the best shift; a homogeneous matrix."""

@@ -110,7 +110,7 @@ class Run(Progress):
             return
         self.phase, search = "align", options.initial == "auto"
         if search and (anchors := Anchors.of(self._steering.guide)) is not None:
-            linear, search = anchors.start(), not anchors.tell_a_rotation
+            linear, search = anchors.start(), not anchors.tell_the_posture
             self.notes.append("The landmarks and labels of the guide are where the linear stage starts from.")
         self._header = linear
         maps = align(fixed, moving, kind=options.linear, search=search, start=linear)

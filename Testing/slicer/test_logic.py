@@ -21,6 +21,7 @@ from blobs import ENDLESS, FEW, LONG, blob, look, pair, volumeNode
 from RecurrentRegistrationSlicer import display, sampling
 from RecurrentRegistrationSlicer.logic import RegistrationError, RegistrationLogic
 from RecurrentRegistrationSlicer.process import WorkerProcess
+from RecurrentRegistrationSlicer.quality import Progress
 
 
 def until(logic: Any, happened: Callable[[], Any], timeout: float = 240) -> None:
@@ -343,6 +344,12 @@ def test_a_guide_is_corrected_at_once_and_a_step_back_undoes_it(logic):
     (corrected,) = [event for event in logic.heard if event["event"] == "step" and event["phase"] == "correct"]
     assert corrected["index"] == run.selectedStep == 7
     assert corrected["landmarks_mm"]["vein"] < 0.5
+    column = run.tableNode.GetTable().GetColumnByName("Landmark error (mm)")
+    assert np.isnan(column.GetVariantValue(5).ToDouble())
+    assert column.GetVariantValue(6).ToDouble() == pytest.approx(corrected["landmark_error_mm"])
+    assert run.referred("landmarkSeries").GetYColumnName() == "Landmark error (mm)"
+    assert run.referred("overlapSeries") is None
+    assert Progress(run.node).records[-1]["landmark_error_mm"] == pytest.approx(corrected["landmark_error_mm"])
     logic.correctRun(fixedLandmarks=markups("far", (600, 4, 2)), movingLandmarks=markups("far", (9, 8, 2)))
     logic.wait()
     assert "outside the fixed image" in run.error

@@ -35,7 +35,7 @@ def test_landmarks_tell_a_turn_and_a_shift(d):
 @pytest.mark.parametrize("points", [[[1, 2, 3]], [[0, 0, 0], [5, 5, 5], [10, 10, 10]]])
 def test_points_on_a_line_tell_a_shift_alone(points):
     anchors = Anchors.of(guide(points, np.array(points) + np.array([30, -20, 10])))
-    assert not anchors.tell_a_rotation
+    assert not anchors.tell_the_posture
     assert np.allclose(anchors.start()[:3], np.eye(4)[:3] + np.outer([30, -20, 10], [0, 0, 0, 1]))
 
 
@@ -47,6 +47,7 @@ def test_the_middle_of_a_structure_counts_as_a_place():
         maps.append(labels_of(Volume(array, Grid.regular((30, 30), 2.0))))
     anchors = Anchors.of(Guide(labels=label_pairs(*maps)))
     assert anchors.start()[:2, 2] == pytest.approx([10, 20])
+    assert anchors.tell_the_posture
     assert Anchors.of(None) is None
     assert Anchors.of(Guide()) is None
 

@@ -200,4 +200,8 @@ def stepText(run) -> str:
         words.append(_("mean update {value:.2f} mm").format(value=record["mean_update_mm"]))
     if record["folding"] is not None:
         words.append(_("folding {value:.3g} %").format(value=record["folding"]))
+    if record.get("landmark_error_mm") is not None:
+        words.append(_("landmarks {value:.2f} mm").format(value=record["landmark_error_mm"]))
+    if record.get("label_overlap") is not None:
+        words.append(_("label overlap {value:.3f}").format(value=record["label_overlap"]))
     return ", ".join(words)
