@@ -36,7 +36,10 @@ def made(folder: Path) -> dict[str, list[str]]:
     sitk.WriteImage(frames[0], str(folder / "fixed.nrrd"))
     sitk.WriteImage(frames[2], str(folder / "moving.nrrd"))
     sitk.WriteImage(sitk.JoinSeries(frames, 0.0, 1.0), str(folder / "cine.nrrd"))
-    pairs = [{"name": f"p{n}", "fixed": "fixed.nrrd", "moving": "moving.nrrd"} for n in range(2)]
+    sitk.WriteImage(
+        frames[3], str(folder / "other.nrrd")
+    )  # two pairs that differ have figures, whatever the clock says
+    pairs = [{"name": name, "fixed": "fixed.nrrd", "moving": f"{name}.nrrd"} for name in ("moving", "other")]
     methods = {"demons": {"method": "demons", "steps": 20}}
     (folder / "manifest.yaml").write_text(yaml.safe_dump({"name": "set", "methods": methods, "pairs": pairs}))
     model = {"method": "voxelmorph", "dimension": 2, "losses": [{"term": "mse"}]}
