@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from RecurrentRegistrationLib import weights
 from RecurrentRegistrationLib.errors import InputError
@@ -22,6 +24,8 @@ class Card:
         data: what they were trained on.
         licence: of the data.
         steps: of a registration by default, best on the validation subjects; None for as many as in training.
+        spacing: of the working grid in millimetres, where a registration's is another than the training's.
+        options: of the method, where they are others than the training's.
     """
 
     name: str
@@ -29,6 +33,8 @@ class Card:
     data: str
     licence: str
     steps: int | None = None
+    spacing: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def publish(card: Card, trained: Path, folder: Path, data: SubjectPairs | LabelledImages) -> Path:
@@ -52,9 +58,9 @@ def publish(card: Card, trained: Path, folder: Path, data: SubjectPairs | Labell
         licence=card.licence,
         configuration=_in_project(known.configuration),
         seed=known.seed,
-        spacing=round(known.spacing or 0.0, 6) or None,
+        spacing=card.spacing or round(known.spacing or 0.0, 6) or None,
         steps=card.steps or known.steps,
-        options=known.options,
+        options={**known.options, **card.options},
         held_back=data.held_back,
     )
     return weights.save(model, weights.create(known), folder).folder

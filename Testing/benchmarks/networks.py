@@ -11,6 +11,7 @@ the stop rule and the choice by similarity have. One thread.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,10 +130,12 @@ def main() -> None:
     pairs = cases(models[0].held_back, arguments)
     registered(pairs[0], Options())  # compiles what later runs find ready
     results = {"without training": [registered(case, Options())[2] for case in pairs]}
-    print("| weights | linear | usual steps | % | best | last | % | stop rule | % | by similarity | % |", flush=True)
+    rows = ["| weights | linear | usual steps | % | best | last | % | stop rule | % | by similarity | % |"]
     for model in models:
         results[model.name], curves = zip(*(followed(case, model, given.times) for case in pairs), strict=True)
-        print(curve_row(model, curves), flush=True)
+        print(curve_row(model, curves), *result_rows(results, "without training"), sep="\n", file=sys.stderr)
+        rows.append(curve_row(model, curves))
+    print("\n".join(rows))
     print("\n| | Dice | folding % | std log J | processor s | median gain | better on | p, corrected |")
     print("\n".join(result_rows(results, "without training")))
 

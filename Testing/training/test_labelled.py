@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from RecurrentRegistrationLib import weights
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.train.appearance import RandomContrast, Scanner
+from RecurrentRegistrationLib.train.cards import Card, publish
 from RecurrentRegistrationLib.train.labelled import LabelledImages
 from RecurrentRegistrationLib.train.lesson import Lesson, dice_of_regions, soft_dice
 from RecurrentRegistrationLib.train.module import Training
@@ -105,6 +107,20 @@ def test_a_lesson_of_regions_is_learnt(images: Path) -> None:
     assert told[-1][0] < 0.5 * told[0][0]
     assert told[-1][1] < told[0][1] - 0.15
     assert told[-1][2] > told[0][2] + 0.05
+
+
+def test_a_card_tells_how_features_are_used_where_that_differs_from_the_training(images: Path, tmp_path: Path) -> None:
+    learnt = {"features": {"labels": 2, "width": 4}}
+    method = Training("refine", options=learnt, lesson=Lesson("features")).method
+    told = {"name": "refine", "dimension": 3, "options": learnt, "steps": None, "spacing": [3.0] * 3, "seed": 0}
+    weights.write(method, tmp_path / "model.safetensors", told)
+    used = {"features": {**learnt["features"], "coarsening": 1.5}, "feature_weight": 2.0}
+    card = Card("boxes", "Boxes.", "Boxes", "CC0-1.0", spacing=2.0, options=used)
+    publish(card, tmp_path / "model.safetensors", tmp_path, data(images))
+    model = weights.find("boxes", tmp_path)
+    assert (model.spacing, model.options, model.held_back) == (2.0, used, ("set/s3.nii.gz",))
+    made = weights.create(model)
+    assert (made.features.coarsening, made.feature_weight) == (1.5, 2.0)
 
 
 @pytest.mark.parametrize(
