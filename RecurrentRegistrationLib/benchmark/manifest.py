@@ -54,7 +54,16 @@ from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.io import yamls
 
 OURS = "ours"
-SETTINGS = ("accuracy", "against", "repeats", "threads", "timeout", "operations", "uncertainty", "motion")
+SETTINGS: dict[str, type] = {
+    "accuracy": str,
+    "against": str,
+    "repeats": int,
+    "threads": int,
+    "timeout": float,
+    "operations": bool,
+    "uncertainty": list,
+    "motion": bool,
+}
 PLAIN = ("name", "modality", "initial", "settings")  # entries of a pair that are not files
 
 
@@ -157,15 +166,25 @@ def read(
     Raises:
         InputError: it cannot be read, an entry is unknown, or a file is missing.
     """
-    path, data = Path(path), Path(data)
+    path = Path(path)
     content = _content(path)
     if pairs is not None:
         content = {key: content[key] for key in ("name", "methods", *SETTINGS) if key in content}
         content = {**_content(Path(pairs)), **content}
+    try:
+        return _understood(content, path, Path(data), methods, check)
+    except InputError:
+        raise
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise InputError(f"{path} holds an entry of another kind than is needed there: {error}.") from error
+
+
+def _understood(content: dict[str, Any], path: Path, data: Path, methods: list[str] | None, check: bool) -> Manifest:
+    """The manifest of a file's content."""
     name, entries = content.pop("name"), content.pop("pairs", None) or []
     if "neighbours" in content:
         entries = [*entries, *_neighbours(data, **content.pop("neighbours"))]
-    settings = {key: content.pop(key) for key in SETTINGS if key in content}
+    settings = {key: _setting(key, content.pop(key), path) for key in SETTINGS if key in content}
     own = _contenders(content.pop("methods", []), path)
     contenders = own if methods is None else _distinct([_named(text, own) for text in methods], path)
     pairs = tuple(_pair({**content, **entry}, data, path, check) for entry in entries)
@@ -174,6 +193,23 @@ def read(
     if manifest.accuracy and manifest.accuracy not in MEASURES:
         raise InputError(f"{path}: accuracy '{manifest.accuracy}' is none of {', '.join(MEASURES)}.")
     return manifest
+
+
+def _setting(key: str, value: Any, path: Path) -> Any:
+    """A setting, once its kind is right."""
+    kind = SETTINGS[key]
+    counts = kind in (int, float)
+    right = isinstance(value, (int, float) if kind is float else kind) and not (counts and isinstance(value, bool))
+    if not right or (counts and value <= 0):
+        needed = {
+            int: "a whole number above 0",
+            float: "a number above 0",
+            bool: "true or false",
+            str: "a name",
+            list: "a list",
+        }
+        raise InputError(f"{path}: '{key}' is {needed[kind]}, not {value!r}.")
+    return value
 
 
 def _content(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
