@@ -22,7 +22,7 @@ def read(path: Path) -> Any:
         _require_bounded(yaml.compose(text, Loader=yaml.SafeLoader), {}, set())
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ValueError(f"not YAML: {error}") from error
+        raise ValueError(f"not YAML: {' '.join(str(error).split())}") from error
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 

@@ -155,7 +155,7 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("name: m\nbase: m.yaml\n", "its own base"),
         ("name: " + "[" * 5000 + "]" * 5000, "deeply"),
         ("name: [a]\n", "needs a name"),
-        ("name: !!python/object/apply:os.system [true]\n", "no manifest"),
+        ("name: !!python/object/apply:os.system [true]\n", "not a manifest"),
     ],
 )
 def test_a_hostile_manifest_is_refused_at_once(text, sentence, data, tmp_path):
