@@ -128,17 +128,20 @@ def register(
         if warning := notice(inputs):
             display.note(warning)
         history = History(keep=STEPS)
+        left: list[float] = []
+
+        def leave() -> None:
+            display.phase("leave out")
+            for found in left_out(guide, lambda known: pipeline.start(**volumes, options=options, guide=known)):
+                left.append(found)
+
         with once_held() as hold, result_folder(output) as folder:
-            cancelled = not _finished(run, history, display, hold)
+            cancelled = not _finished(run, history, display, leave if leave_out else None, hold)
             result = run.result()
             if guide:
                 result.report["guide"]["files"] = files.named
-            if leave_out and not cancelled:
-                display.phase("leave out")
-                for n, found in enumerate(
-                    left_out(guide, lambda g: pipeline.start(**volumes, options=options, guide=g))
-                ):
-                    result.report["guide"]["landmarks"][n]["left_out_mm"] = found
+            for row, found in zip(result.report["guide"]["landmarks"] if left else (), left, strict=False):
+                row["left_out_mm"] = found
             display.phase("write")
             report = write_results(result, inputs, folder, interpolation=interpolation, background=background)
             if save_steps:
@@ -164,8 +167,10 @@ def _named(option: str) -> tuple[str, Any]:
         return name, value
 
 
-def _finished(run: Run, history: History, display: Display, hold: Callable[[], None]) -> bool:
-    """Make all steps, then `hold` off the next Ctrl-C; False where it came after at least one of them."""
+def _finished(
+    run: Run, history: History, display: Display, further: Callable[[], None] | None, hold: Callable[[], None]
+) -> bool:
+    """Make all steps and what is further to do, then `hold` off the next Ctrl-C; False where it came after a step."""
     told = 0
     history.expect(run.plan.planned_steps)
     display.phase(run.phase)
@@ -177,6 +182,10 @@ def _finished(run: Run, history: History, display: Display, hold: Callable[[], N
             for note in run.notes[told:]:
                 display.note(note)
             told = len(run.notes)
+        for note in run.notes[told:]:
+            display.note(note)
+        if further is not None:
+            further()
         hold()
     except KeyboardInterrupt:
         if run.last is None:

@@ -343,6 +343,21 @@ def test_a_guide_is_followed_and_reported(images, tmp_path, capsys):
     assert np.linalg.norm(transform.map_points(fixed) - moving, axis=1).max() < 0.5
 
 
+def test_what_is_stopped_while_landmarks_are_left_out_is_written(images, tmp_path, monkeypatch):
+    def stopped(*_):
+        yield 1.5
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("RecurrentRegistrationLib.pipeline.left_out.left_out", stopped)
+    write_points(Points(np.array([[-3.0, 2], [4, -1]]), ("1", "2")), tmp_path / "f.csv")
+    line = ["register", *(str(images / name) for name in PAIR_2D), "-o", str(tmp_path / "out"), "-q", *QUICK]
+    points = ["--fixed-points", str(tmp_path / "f.csv"), "--moving-points", str(tmp_path / "f.csv"), "--leave-out"]
+    assert run([*line, *points]) == 130
+    first, second = json.loads((tmp_path / "out" / "report.json").read_text())["guide"]["landmarks"]
+    assert first["left_out_mm"] == 1.5
+    assert "left_out_mm" not in second
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
