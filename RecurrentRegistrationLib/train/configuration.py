@@ -31,7 +31,7 @@ def _read(path: Path, above: tuple[Path, ...]) -> Tree:
     except OSError as error:
         raise InputError(f"There is no configuration {path}.") from error
     except ValueError as error:
-        raise InputError(f"The configuration {path} is no YAML of settings: {error}") from error
+        raise InputError(f"The configuration {path} is not YAML of settings: {error}") from error
     if not isinstance(own, dict):
         raise InputError(f"The configuration {path} holds no settings.")
     bases = own.pop("base", [])

@@ -125,7 +125,7 @@ def test_bases_are_merged_and_stages_inherit(tmp_path: Path) -> None:
     [
         ("base: config.yaml", "stands on itself"),
         ("- 1", "no settings"),
-        ("a: [", "no YAML"),
+        ("a: [", "not YAML"),
         ("base: no.yaml", "no.yaml"),
         ("a: &a {b: *a}", "holds itself"),
         ("stages: &s [*s]", "holds itself"),

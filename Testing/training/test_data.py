@@ -286,7 +286,7 @@ def test_augmentation_moves_labels_with_images() -> None:
         (lambda p: Folder(p / "none").collect(), "no folder"),
         (lambda p: Folder(p, pattern="*.mha").collect(), "No image"),
         (lambda p: Folder(p / "images", subject="(x)").collect(), "finds no group"),
-        (lambda p: Folder(p / "images", subject="(x").collect(), "no regular expression"),
+        (lambda p: Folder(p / "images", subject="(x").collect(), "not a regular expression"),
         (lambda p: Bids(p).collect(), "no sub-"),
         (lambda p: Learn2Reg(p).collect(), "dataset.json"),
         (lambda p: PairList(p / "no.csv").collect(), "no list"),

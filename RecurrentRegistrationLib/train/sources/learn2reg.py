@@ -38,7 +38,7 @@ class Learn2Reg(Source):
         try:
             content = json.loads(files[0].read_text(encoding="utf-8"))
         except ValueError as error:
-            raise InputError(f"{files[0]} is no JSON file: it is damaged.") from error
+            raise InputError(f"{files[0]} is not a JSON file: it is damaged.") from error
         entries = [*content.get("training", []), *content.get("test", [])]
         cases = {case.name: case for case in (self._case(entry) for entry in entries)}
         pairs: dict[str, tuple[Names, ...]] = {}
