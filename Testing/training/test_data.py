@@ -397,7 +397,7 @@ def test_a_list_without_a_header_is_read_as_moving_first(tmp_path: Path) -> None
 
 def test_a_damaged_learn2reg_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "x_dataset.json").write_text("{", encoding="utf-8")
-    with pytest.raises(InputError, match="no JSON"):
+    with pytest.raises(InputError, match="not a JSON"):
         Learn2Reg(tmp_path).collect()
     (tmp_path / "x_dataset.json").write_text(json.dumps({"training": []}), encoding="utf-8")
     with pytest.raises(InputError, match="no images"):
