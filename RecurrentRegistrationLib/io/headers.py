@@ -15,6 +15,7 @@ from RecurrentRegistrationLib.io.files import suffix_of
 TEXT = (".mha", ".mhd", ".nrrd", ".nhdr")
 LONGEST = 1 << 20  # bytes of a header in text that are looked at
 METRES = {"m": 1000.0, "cm": 10.0, "mm": 1.0, "um": 1e-3, "µm": 1e-3, "micron": 1e-3, "microns": 1e-3, "nm": 1e-6}
+MOST_AXES = 10  # of a MetaImage; ITK reads beyond its memory where there are more, or a negative number
 # Fields of a MetaImage whose words are numbers, as many as axes to this power.
 NUMBERS = {
     "dimsize": 1,
@@ -105,9 +106,11 @@ def _is_number(word: str) -> bool:
 
 def _check_numbers(fields: dict[str, str], file: Path) -> None:
     """Raise InputError where a MetaImage has words for numbers; what follows them, a unit for example, may stay."""
-    axes = fields.get("ndims", "").split()
-    if len(axes) != 1 or not axes[0].isdigit():
-        return
+    if "ndims" not in fields and "dimsize" not in fields:
+        return  # not a MetaImage
+    axes = fields.get("ndims", "").split()[:1]
+    if not (axes and axes[0].isdigit() and 0 < int(axes[0]) <= MOST_AXES):
+        raise InputError(f"{file} has no number of axes in its field NDims: correct its header.")
     for name, power in NUMBERS.items():
         if name in fields:
             words = fields[name].split()[: int(axes[0]) ** power]

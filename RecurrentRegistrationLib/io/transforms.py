@@ -44,6 +44,8 @@ def _arrays(path: Path) -> int:
     data, at, count = path.read_bytes(), 0, 0
     while at + 20 <= len(data):
         kind, rows, columns, _, name = struct.unpack_from("<5i", data, at)
-        at += 20 + name + rows * columns * MATLAB.get(kind // 10 % 10, 8)
-        count += at <= len(data)
+        length = name + rows * columns * MATLAB.get(kind // 10 % 10, 8)
+        if not 0 <= length <= len(data) - at - 20:
+            break
+        at, count = at + 20 + length, count + 1
     return count

@@ -155,6 +155,12 @@ class TestWordsInHeaders:
         with pytest.raises(InputError, match=f"no . numbers in its field {fields.split()[0].lower()}"):
             Volume.read(meta(tmp_path / "a.mha", fields))
 
+    @pytest.mark.parametrize("axes", ["-1", "0", "11", "three", ""])
+    def test_a_number_of_axes_that_cannot_be(self, tmp_path, axes):
+        (tmp_path / "a.mha").write_bytes(META.replace("NDims = 3", f"NDims = {axes}").encode() + RAW)
+        with pytest.raises(InputError, match="NDims"):
+            Volume.read(tmp_path / "a.mha")
+
 
 class TestPacking:
     """Names that say something else than the bytes, and bytes after the end."""
@@ -328,6 +334,14 @@ class TestTransforms:
         with pytest.raises(InputError, match=sentence):
             Transform.read(tmp_path / "t.tfm")
         assert capfd.readouterr() == ("", "")
+
+    @pytest.mark.parametrize("rest", [b"\0" * 40, b"\xff" * 40, b"x"])
+    def test_bytes_after_the_end_do_not_matter(self, tmp_path, rest):
+        shift = sitk.AffineTransform(3)
+        shift.SetTranslation((1.5, 2.5, 3.5))
+        sitk.WriteTransform(shift, str(tmp_path / "t.mat"))
+        (tmp_path / "t.mat").write_bytes((tmp_path / "t.mat").read_bytes() + rest)
+        assert np.allclose(Transform.read(tmp_path / "t.mat").map_points([[0, 0, 0]]), [[1.5, 2.5, 3.5]])
 
     def test_numbers_that_are_not_finite(self, tmp_path):
         shift = sitk.TranslationTransform(3, (float("nan"), 0.0, 0.0))
