@@ -182,7 +182,7 @@ def test_volumes_far_apart(scene):
     under(moving, far)
     assert "do not overlap" in checks.problem(fixed, moving, initial="none")
     assert checks.problem(fixed, moving) is None
-    assert "searched" in checks.notice(fixed, moving)
+    assert "searches" in checks.notice(fixed, moving)
 
 
 def test_a_fixed_volume_that_was_registered_before(logic):
