@@ -335,7 +335,7 @@ class TestTransforms:
             Transform.read(tmp_path / "t.tfm")
         assert capfd.readouterr() == ("", "")
 
-    @pytest.mark.parametrize("rest", [b"\0" * 40, b"\xff" * 40, b"x"])
+    @pytest.mark.parametrize("rest", [b"\xff" * 40, b"\xff" * 8, b"x"])
     def test_bytes_after_the_end_do_not_matter(self, tmp_path, rest):
         shift = sitk.AffineTransform(3)
         shift.SetTranslation((1.5, 2.5, 3.5))
