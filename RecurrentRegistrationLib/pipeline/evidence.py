@@ -22,6 +22,8 @@ from RecurrentRegistrationLib.pipeline.levels import Level
 BINS = 32
 STEADY = 1.0  # voxels: interpolation takes noise away, and a map would look better for that alone
 SIDE = 4  # voxels of a block
+CLEAR = 0.05  # of correlation, or of surprise in natural logarithms: a difference that is not by chance
+FEW = 0.02  # of the blocks
 TEXTURE = 1e-3  # variance of intensities in [0, 1] below which a block shows nothing
 
 
@@ -61,9 +63,15 @@ class Blocks:
         self._telling = (variance > TEXTURE) & (share > 0.5)
 
     def gaining(self, first: np.ndarray, second: np.ndarray) -> float:
-        """Share of the telling blocks that are more alike under the second map; 1 where none tells anything."""
-        before, after = self._likeness(first), self._likeness(second)
-        return float((after > before).float().mean()) if before.numel() else 1.0
+        """Share of the blocks that the second map makes more alike, of those that either clearly does.
+
+        0 where hardly any block tells of a difference; 1 where none tells anything at all.
+        """
+        gain = self._likeness(second) - self._likeness(first)
+        better, worse = int((gain > CLEAR).sum()), int((gain < -CLEAR).sum())
+        if better + worse <= FEW * gain.numel():
+            return 0.0 if gain.numel() else 1.0
+        return better / (better + worse)
 
     def _mean(self, values: Tensor) -> Tensor:
         return self._pool(values, self._side)

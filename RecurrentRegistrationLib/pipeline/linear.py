@@ -38,7 +38,8 @@ SEARCH_SIZE = 24  # voxels along the longest side where poses are compared
 # costs more of it.
 FINEST = {LocalCorrelation: 96, MutualInformation: 160}
 ITERATIONS = 30  # of each level
-MOST = 0.55  # of the blocks that a map of more freedom has to bring closer
+MORE = 0.55  # of the blocks that differ have to speak for an affine map rather than for a rigid one
+MOST = 0.66  # two of three, for moving anything at all
 # Agreement of contrast from which on local correlation is trusted. After the affine level, hippocampi and brains of one
 # contrast had 0.87 to 1.00, T1 with FLAIR, PD or EPI 0.59 to 0.83; in 2D 0.80 to 0.82 and T1 with PD -0.03.
 LIKE = {2: 0.5, 3: 0.85}
@@ -106,7 +107,7 @@ def align(
     yield Alignment("contrast", matrix, agreement=agreement)
     like = agreement > LIKE[d if normal is None else 2]
     blocks = Blocks(level, like)
-    free = kind == "affine" or (kind == "auto" and blocks.gaining(rigid, matrix) >= MOST)
+    free = kind == "affine" or (kind == "auto" and blocks.gaining(rigid, matrix) >= MORE)
     matrix = matrix if free else rigid
     measure = LocalCorrelation() if like else MutualInformation()
     finest = Level(fixed, moving, max(longest / FINEST[type(measure)], native))
@@ -118,7 +119,7 @@ def align(
 
 def _verdict(share: float, header: np.ndarray, matrix: np.ndarray, shape: str) -> Alignment:
     """What was found, where it brings most blocks closer, otherwise the header's position."""
-    told = f"{share:.0%} of the blocks are more alike than before"
+    told = f"{share:.0%} of the blocks that it changes are more alike than before"
     if share < MOST:
         return Alignment("linear: none", header, note=f"Linear: none, only {told}.")
     return Alignment(f"linear: {shape}", matrix, note=f"Linear: {shape}, {told}.")

@@ -136,7 +136,10 @@ def make_plan(images: Images, options: Options, *, name: str | None = None, why:
     fixed, _ = images.prepared(settings, torch.device("cpu"))
 
     def fitting(spacing: float | None, card: Card) -> tuple[Grid | None, float]:
-        return working_grid(fixed, spacing, lambda count: _bytes(count, card, options, settings, voxels) <= limit)
+        def fits(count: float) -> bool:
+            return _bytes(count, card, options, settings, voxels) <= limit
+
+        return working_grid(fixed, spacing, fits, settings.voxels)
 
     grid, finest = fitting(options.spacing or (model.spacing if model else None) or card.spacing, card)
     if grid is None:

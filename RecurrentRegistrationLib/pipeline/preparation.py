@@ -120,8 +120,11 @@ def is_ct(volume: Volume) -> bool:
     sample = _sample(volume)
     fill = padding(sample)
     if fill is None:
-        low, high = np.percentile(sample, 1), sample.max()
-        return bool(-1200 < low < AIR and np.percentile(sample, 25) < -200 and high < 20000)
+        scanned = sample[sample > -1200]  # padding that was interpolated or got noise is no longer one value
+        if scanned.size < 0.5 * sample.size:
+            return False
+        low, quarter = np.percentile(scanned, (1, 25))
+        return bool(low < AIR and quarter < -200 and sample.max() < 20000)
     rest = sample[sample > fill]
     low, middle, high = np.percentile(rest, (1, 50, 99))
     if low < AIR:  # a scan with air, padded

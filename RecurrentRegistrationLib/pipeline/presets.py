@@ -9,6 +9,7 @@ from typing import Any
 from RecurrentRegistrationLib.errors import InputError
 
 SOFT_TISSUE = (-300.0, 500.0)
+VOXELS = 5_000_000  # of a working grid by default; more cost more than they gain
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Preset:
         guess: whether an image whose values look like Hounsfield units gets the window of soft tissue instead.
         measure: what compares the images at every step: a name of `comparison.MEASURES`.
         refine: options of `methods.refine.Refine`.
+        voxels: of the working grid at most, where no spacing is asked for.
         weights: a name of `weights.models()` that does better there than registering without training; None for none.
     """
 
@@ -30,6 +32,7 @@ class Preset:
     measure: str = "correlation"
     refine: Mapping[str, Any] = field(default_factory=dict)
     weights: str | None = None
+    voxels: int = VOXELS
 
 
 STIFF = {
@@ -50,6 +53,7 @@ PRESETS = {
         guess=True,
         measure="information",
         refine=STIFF,
+        voxels=1_500_000,  # its descriptors have twelve channels, and see no finer
     ),
 }
 

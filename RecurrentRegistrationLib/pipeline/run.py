@@ -31,6 +31,8 @@ from RecurrentRegistrationLib.step import Step
 
 GUIDED = 60  # steps of refinement through which a guide enters after a method that takes none
 
+NOTHING = 0.1  # voxels: of a deformation that moves nothing further nothing is earned
+
 
 class Run(Progress):
     """One registration under way: iterate over it for its steps. Arguments and attributes as `Progress`."""
@@ -79,9 +81,9 @@ class Run(Progress):
                 yield from self._search()
             leg = Leg(plan.method, plan.grid, self._linear, "deform", plan.trained_steps)
             if searching:
-                yield from self._follow(leg, plan.steps, handed_over(self._chosen, leg, plan.grid.pitch))
-                if not self._steering.labelled:  # what labels ask for the images need not show
-                    yield from self._keep(leg)
+                steps = self._follow(leg, plan.steps, handed_over(self._chosen, leg, plan.grid.pitch))
+                # What labels ask for the images need not show.
+                yield from steps if self._steering.labelled else self._earning(steps, leg)
             else:
                 yield from self._follow(leg, plan.steps)
         unguided = self._steering.guide is not None and plan.options.deforms and not plan.card.guided
@@ -196,12 +198,29 @@ class Run(Progress):
         if step is not None and (left := folded_voxels(step)):
             self.notes.append(f"{left} voxels remain folded: more smoothing would undo what was found.")
 
+    def _earning(self, steps: Iterator[Step], leg: Leg) -> Iterator[Step]:
+        """The steps of a deformation, and what of it is earned; coarse ones that earn nothing are not made finer."""
+        coarse = True
+        for step in steps:
+            yield step
+            if coarse and step.stage.startswith("full"):
+                coarse, field = False, self._earned(leg)
+                if field is not None and field.values.abs().max() < NOTHING:
+                    break
+        yield from self._keep(leg)
+
+    @torch.no_grad()
+    def _earned(self, leg: Leg) -> DisplacementField | None:
+        """What of the deformation so far explains the images; None for all of it."""
+        assert self._chosen is not None
+        with self._clock.running("conclude"):
+            return kept(self._chosen.field, *self._pair(leg))
+
     @torch.no_grad()
     def _keep(self, leg: Leg) -> Iterator[Step]:
         """Take back what a training-free deformation did without reason, as a step of its own."""
         assert self._chosen is not None
-        with self._clock.running("conclude"):
-            field = kept(self._chosen.field, *self._pair(leg))
+        field = self._earned(leg)
         if field is not None:
             self.phase = "conclude"
             field = self._steering.settled(field, self._chosen.linear)

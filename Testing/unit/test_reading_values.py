@@ -23,6 +23,7 @@ MR = HEAD * 900
 UNITS = {
     "CT": (CT, True),
     "CT, padded": (np.where(OUTSIDE, -2000, CT), True),
+    "CT, padded, with more noise": (np.where(OUTSIDE, -2000, CT) + 3 * NOISE, True),
     "CT, padded far below": (np.where(OUTSIDE, -32768, CT), True),
     "CT, tissue cut out of air": (np.where(HEAD < 0.2, -1000, 60 * HEAD - 60 + NOISE), True),
     "CT, 32768 lower": (CT - 32768, False),
