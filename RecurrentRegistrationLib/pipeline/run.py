@@ -28,6 +28,7 @@ from RecurrentRegistrationLib.pipeline.progress import Progress
 from RecurrentRegistrationLib.pipeline.search import create_search, judged_start, search_grid
 from RecurrentRegistrationLib.pipeline.stopping import better, exhausted
 from RecurrentRegistrationLib.step import Step
+from RecurrentRegistrationLib.transform import DisplacementField
 
 GUIDED = 60  # steps of refinement through which a guide enters after a method that takes none
 
