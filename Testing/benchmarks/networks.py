@@ -24,7 +24,7 @@ from weights import Arguments, Case, cases, overlap
 from RecurrentRegistrationLib import pipeline, weights
 from RecurrentRegistrationLib.benchmark.table import holm, signed_rank
 from RecurrentRegistrationLib.metrics.smoothness import log_jacobian_deviation
-from RecurrentRegistrationLib.pipeline.run import Options, Run
+from RecurrentRegistrationLib.pipeline import Options, Run
 from RecurrentRegistrationLib.pipeline.stopping import better, exhausted
 from RecurrentRegistrationLib.step import Step
 
