@@ -38,7 +38,7 @@ SEARCH_SIZE = 24  # voxels along the longest side where poses are compared
 # costs more of it.
 FINEST = {LocalCorrelation: 96, MutualInformation: 160}
 ITERATIONS = 30  # of each level
-MORE = 0.55  # of the blocks that differ have to speak for an affine map rather than for a rigid one
+MORE = 0.45  # of the blocks that differ have to speak for an affine map rather than for a rigid one, which it can be
 MOST = 0.66  # two of three, for moving anything at all
 # Agreement of contrast from which on local correlation is trusted. After the affine level, hippocampi and brains of one
 # contrast had 0.87 to 1.00, T1 with FLAIR, PD or EPI 0.59 to 0.83; in 2D 0.80 to 0.82 and T1 with PD -0.03.

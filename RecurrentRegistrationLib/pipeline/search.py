@@ -23,6 +23,7 @@ from RecurrentRegistrationLib.volume import Grid
 # Millimetres that refinement alone bridges in an anatomy of 250 mm, in proportion elsewhere. Breathing livers of 7 mm
 # were as exact without a search; those of 11 mm were 2.0 mm off without one and 1.0 mm with it.
 REACH, ANATOMY = 8.5, 250.0
+NEAR = 4  # voxels of the working grid that it bridges in any case
 LOOK, SEARCH = 64, 100  # voxels along the longest side of the first look and of the search
 TIE = 0.98  # of the similarity after a look: from there on the simpler start is as good
 TISSUE = 0.1  # of the intensities: below it there is nothing to see
@@ -92,7 +93,7 @@ def look(fixed: Prepared, moving: Prepared, linear: np.ndarray, grid: Grid) -> M
         linear: from fixed to moving points, LPS millimetres.
         grid: the working grid, which the look coarsens.
     """
-    longest = max(grid.extent)
+    reach = max(REACH * max(grid.extent) / ANATOMY, NEAR * grid.pitch)
     grid = _coarser(grid, LOOK)
     here, there = fixed.onto(grid), moving.onto(grid, linear)
     method = Convex(pitches=(3,), radii=(4,))
@@ -106,7 +107,7 @@ def look(fixed: Prepared, moving: Prepared, linear: np.ndarray, grid: Grid) -> M
     share = float(believed.sum() / body.sum().clamp_min(1))
     farthest = float(length[believed].quantile(0.95)) if believed.any() else 0.0
     field = DisplacementField(spatial.resize_displacement(last.values, grid.shape), grid)
-    return Motion(farthest, share, REACH * longest / ANATOMY, field)
+    return Motion(farthest, share, reach, field)
 
 
 def search_grid(grid: Grid) -> Grid:
