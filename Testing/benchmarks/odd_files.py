@@ -344,7 +344,7 @@ def _child(line: list[str], folder: Path, out: int, said: int) -> None:
     try:
         os.dup2(out, 1)
         os.dup2(said, 2)
-        sys.stdout, sys.stderr = (io.TextIOWrapper(os.fdopen(n, "wb", 0), write_through=True) for n in (1, 2))
+        sys.stdout, sys.stderr = (io.TextIOWrapper(os.fdopen(n, "wb", 0), "utf-8", write_through=True) for n in (1, 2))
         os.chdir(folder)
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
         status = run(line)
