@@ -279,7 +279,7 @@ def test_a_sequence_is_stopped(logic, scene, how, earlier):
 
     logic.pump = pumped
     with pytest.raises(RegistrationError):
-        logic.registerSequence(sequence, 1, **{**FEW, "steps": 2000})
+        logic.registerSequence(sequence, 1, **{**FEW, "steps": 400})
     logic.pump = pump
     assert begun == [0, 2]
     assert not [node for node in slicer.util.getNodesByClass("vtkMRMLTransformNode") if "Heart" in node.GetName()]
