@@ -43,7 +43,7 @@ class Settings:
     """What a user can choose before a run.
 
     Attributes:
-        method, preset, steps, refine, device, linear, similarity, spacing, weights, seed: as the worker's options.
+        method, preset, steps, refine, device, linear, stop, similarity, spacing, weights, seed: the worker's options.
         initial: where the linear stage begins: "auto", "none", "geometry" or "moments".
         initialTransform: a linear transform node that brings the moving image near the fixed one; wins over `initial`.
         fixedMask, movingMask: label map or segmentation nodes: where the images count.
@@ -57,6 +57,7 @@ class Settings:
     refine: int | None = None
     device: str = "auto"
     linear: str = "auto"
+    stop: str = "off"
     similarity: str | None = None
     spacing: float | None = None
     weights: str | None = None

@@ -49,7 +49,7 @@ KEY = (
     ("Magenta", "folding"),
 )
 CURVES = {
-    "similarity": "Similarity (in each stage: higher is better)",
+    "similarity": "Similarity (higher is better)",
     "mean_update_mm": "Mean update (mm)",
     "folding": "Folding (%)",
 }
@@ -304,7 +304,7 @@ def _draw_bottom(figure: SubFigure, pictured: Pictured) -> None:
 
 
 def _draw_curve(axis: Axes, steps: Sequence[Mapping[str, Any]], name: str, title: str) -> None:
-    """One number over the steps; stages are kept apart, because their similarities are not of one scale."""
+    """One number over the steps; only similarity is of one scale throughout, so the stages of others are kept apart."""
     axis.set_title(title, fontsize=13, loc="left")
     axis.set_xlabel("step", fontsize=12)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
@@ -312,7 +312,7 @@ def _draw_curve(axis: Axes, steps: Sequence[Mapping[str, Any]], name: str, title
     axis.grid(color="#dddddd", linewidth=0.8)
     axis.spines[["top", "right"]].set_visible(False)
     highest = 0.0
-    for _, stage in itertools.groupby(steps, key=_stage):
+    for _, stage in itertools.groupby(steps, key=_stage if name != "similarity" else lambda _: None):
         known = [(s["index"], s[name]) for s in stage if s.get(name) is not None and math.isfinite(s[name])]
         if known:
             numbers, values = zip(*known, strict=True)

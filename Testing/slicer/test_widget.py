@@ -111,6 +111,15 @@ def test_the_worker_fills_methods_and_devices(panel, ui):
     panel.until(lambda: "GB" in ui.memoryLabel.text)
 
 
+def test_a_method_ends_by_itself_where_nothing_is_gained(panel, ui):
+    choose(ui, volume("Fixed"), volume("Moving", 2), steps=LONG, stop="auto")
+    ui.applyButton.click()
+    panel.until(idle(panel))
+    run = panel.widget.logic.run
+    assert run.state == "done"
+    assert 4 < run.made < LONG
+
+
 def test_choose_apply_watch_stop_continue_accept_revert(panel, ui):
     fixed, moving = volume("Fixed"), volume("Moving", 2)
     choose(ui, fixed, moving, steps=LONG)

@@ -78,9 +78,8 @@ def test_the_page_is_written_and_folding_is_seen(tmp_path, grid):
 
 def test_curves_show_every_known_value():
     curves = draw(pictured(GRID)).subfigs[1].axes
-    affine, deform, change = curves[0].lines
-    assert affine.get_ydata() == pytest.approx([0, 1 / 6, 2 / 6])
-    assert deform.get_ydata() == pytest.approx([3 / 6, 4 / 6, 5 / 6])
+    similarity, change = curves[0].lines  # of one scale throughout
+    assert similarity.get_ydata() == pytest.approx([0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6])
     assert change.get_xdata() == [3.5, 3.5]
     assert curves[1].lines[0].get_xdata() == pytest.approx([2, 3])  # the first update is unknown
 

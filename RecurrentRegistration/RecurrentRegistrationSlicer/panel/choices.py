@@ -19,6 +19,7 @@ def fixedChoices() -> dict[str, tuple[str, dict[str, str]]]:
             "linear",
             {"auto": _("Automatic"), "affine": _("Affine"), "rigid": _("Rigid"), "none": _("None: deformation only")},
         ),
+        "stopCombo": ("stop", {"off": _("Make all steps"), "auto": _("Stop when nothing is gained")}),
         "transformCombo": (
             "transform",
             {

@@ -33,6 +33,7 @@ class Parameters:
     method: str = "auto"
     weights: str = ""
     linear: str = "auto"
+    stop: str = "off"
     steps: Annotated[int, WithinRange(0, 10000)] = 0
     refine: Annotated[int, WithinRange(0, 10000)] = 0
     spacing: Annotated[float, WithinRange(0, 20)] = 0.0
@@ -63,7 +64,7 @@ def inputs(parameters) -> dict:
 
 def settings(parameters, cards: list[dict]) -> dict:
     """The settings of a registration; `cards` are the methods' that are known: trained ones take weights."""
-    names = ("preset", "method", "linear", "device")
+    names = ("preset", "method", "linear", "stop", "device")
     untrained = ("auto", "none", *(card["name"] for card in cards if not card["trained"]))
     optional = (*(["weights"] if parameters.method not in untrained else []), "steps", "refine", "spacing")
     return (
