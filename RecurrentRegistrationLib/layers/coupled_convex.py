@@ -111,4 +111,5 @@ def _box_mean(costs: Tensor) -> Tensor:
     """The mean over boxes of 3 points a side; outside there are none."""
     dimension = costs.ndim - 2
     pool = F.avg_pool2d if dimension == 2 else F.avg_pool3d
-    return pool(costs, 3, 1, 1, count_include_pad=False)
+    sides = [3 if n > 1 else 1 for n in costs.shape[2:]]  # one slice has no neighbours
+    return pool(costs, sides, 1, [side // 2 for side in sides], count_include_pad=False)

@@ -67,6 +67,7 @@ class Search:
     def matched(self, coupling: float, smoothing: float) -> Search:
         """The next round: the matches that agree with the shift so far, made smooth in their turn."""
         matches = best_match(self.costs, self.shift, coupling)
+        matches[:, [n == 1 for n in matches.shape[2:]]] = 0.0  # one slice tells of no motion across it
         return replace(self, shift=spatial.gaussian_smooth(matches, smoothing))
 
 

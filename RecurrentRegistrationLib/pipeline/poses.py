@@ -21,6 +21,7 @@ from RecurrentRegistrationLib.pipeline.preparation import Prepared, foreground_b
 POSES = 432  # rotations that cover all postures about 30 degrees apart
 THIN = 3  # slices that are too few to tell of motion across them
 MARGIN = 1.2  # times the score of the best upright one that a turned pose must have to be believed; true turns had 1.9
+FAINT = 0.1  # of `Level.scores`: images that share less tell of no posture
 
 
 class Parameters:
@@ -189,7 +190,7 @@ def search_poses(fixed: Prepared, moving: Prepared, level: Level, header: np.nda
     first = int(np.argmax(values[: len(upright)]))
     other = len(upright) + int(np.argmax(values[len(upright) :]))
     angle = _angle(poses[other])
-    if values[other] > MARGIN * values[first] or (angle < 25 and values[other] > values[first]):
+    if values[other] > max(MARGIN * values[first], FAINT) or (angle < 25 and values[other] > values[first]):
         return poses[other], float(values[other]), f"Start: a search over all postures; turned by {angle:.0f} degrees."
     return poses[first], float(values[first]), f"Start: {list(upright)[first]}."
 

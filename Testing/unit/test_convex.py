@@ -39,6 +39,16 @@ def test_a_shift_of_several_blobs_is_found_in_both_items_of_a_batch(shape, shift
     assert inner(error, 14).quantile(0.95) < 2
 
 
+def test_one_slice_is_searched_in_its_plane():
+    fixed = texture((63, 80))
+    shift = (13.0, -9.5)
+    search = Convex(pitches=(4, 2), radii=(4, 2))
+    found = search(fixed[:, :, None], moved(fixed, shift)[:, :, None])
+    assert found[:, 0].abs().max() == 0
+    error = (found[:, 1:, 0] - torch.tensor(shift).view(1, 2, 1, 1)).norm(dim=1, keepdim=True)
+    assert inner(error, 14).mean() < 0.5
+
+
 def test_equal_images_stay_where_they_are():
     image = texture((30, 36, 33))
     assert Convex()(image, image).abs().max() < 0.01
