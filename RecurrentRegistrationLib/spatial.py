@@ -82,6 +82,13 @@ def sample_at(image: Tensor, coordinates: Tensor, *, mode: Mode = "bilinear", pa
     return warp(image, coordinates - grid, mode=mode, padding=padding)
 
 
+def move_points(displacement: Tensor, points: Tensor) -> Tensor:
+    """`p + u(p)` of points `[N, d]` in voxels, through `[1, d, *S]`; beyond the grid it goes on as at its border."""
+    d = points.shape[1]
+    at = points.T.reshape(1, d, *[1] * (d - 1), -1)
+    return points + sample_at(displacement, at, padding="border").reshape(d, -1).T
+
+
 def _sample(image: Tensor, displacement: Tensor, mode: Mode, padding: Padding) -> Tensor:
     """`warp` by torch's own sampler: works everywhere, differentiable twice."""
     dimension, shape = dimension_of(displacement), displacement.shape[2:]

@@ -302,6 +302,14 @@ class Volume:
         array = np.ascontiguousarray(self.array, dtype=np.float32) if self.array.dtype.kind in "ui" else self.array
         return torch.tensor(array, dtype=dtype, device=device).unsqueeze(0)
 
+    def nearest(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Values `[N]` of the voxels that hold physical points `[N, d]`, 0 outside; and which are inside."""
+        index = np.rint(self.grid.index(points)).astype(int)
+        inside = ((index >= 0) & (index < np.array(self.grid.size))).all(axis=1)
+        values = np.zeros(len(points), self.array.dtype)
+        values[inside] = self.array[0][tuple(index[inside][:, ::-1].T)]
+        return values, inside
+
     def resampled(self, grid: Grid, *, interpolation: str = "linear", background: float = 0.0) -> Volume:
         """The same image at the voxels of another grid of the same space; `background` outside."""
         return Volume.from_sitk(

@@ -41,7 +41,7 @@ class Landmarks:
 
     def lacking(self, displacement: Tensor) -> Tensor:
         """What `displacement` `[1, d, *S]` still lacks at each, `[N, d]` voxels."""
-        return (self.moving - self._moved(displacement, self.fixed)) * (1 - self.flat)
+        return (self.moving - spatial.move_points(displacement, self.fixed)) * (1 - self.flat)
 
     def distances(self, displacement: Tensor) -> Tensor:
         """The same in millimetres, `[N]`."""
@@ -80,10 +80,6 @@ class Landmarks:
         wanted = (begin.reshape(lacking.shape[1], -1).T - self.fixed) * (1 - self.flat)
         longest = 3 * lacking.norm(dim=1, keepdim=True)
         return torch.where(wanted.norm(dim=1, keepdim=True) <= longest, wanted, lacking)
-
-    def _moved(self, displacement: Tensor, points: Tensor) -> Tensor:
-        values = spatial.sample_at(displacement, _as_image(points), padding="border")
-        return points + values.reshape(points.shape[1], -1).T
 
     def around(self, point: Tensor, radius: float, shape: tuple[int, ...]) -> Iterator[tuple[Box, Tensor]]:
         """The box of a kernel in a tensor `[1, C, *S]` and its values there, if it reaches the grid at all."""

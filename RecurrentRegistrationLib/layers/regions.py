@@ -14,6 +14,7 @@ from torch import Tensor
 
 from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.layers.boxes import Box, first_of
+from RecurrentRegistrationLib.transform import Affine
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +59,8 @@ class Regions:
     def misfit(self, displacement: Tensor, region: Region) -> float:
         """Greatest distance, millimetres, of a place in a region from where it may go."""
         voxels, here, there = self._places(displacement, region)
-        still = region.points is None
-        expected = _mapped(self.to_moving, voxels) if still else _mapped(rigid_map(here, there), here)
+        matrix, points = (self.to_moving, voxels) if region.points is None else (rigid_map(here, there), here)
+        expected = Affine(matrix).map_points(points)
         return float(np.linalg.norm(expected - there, axis=1).max())
 
     def _rigid(self, displacement: Tensor, region: Region) -> Tensor:
@@ -75,17 +76,15 @@ class Regions:
 
     def _places(self, displacement: Tensor, region: Region) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Places of a region in voxels, as fixed points, and as moving points, `[P, d]` each."""
-        d = displacement.shape[1]
         if region.points is None:
             points = (region.weight[0, 0] >= 1).nonzero().to(displacement) + displacement.new_tensor(
                 first_of(region.box)
             )
         else:
             points = region.points.to(displacement)
-        at = points.T.reshape(1, d, *[1] * (d - 1), -1)
-        moved = points + spatial.sample_at(displacement, at, padding="border").reshape(d, -1).T
+        moved = spatial.move_points(displacement, points)
         voxels, displaced = points.double().cpu().numpy(), moved.double().cpu().numpy()
-        return voxels, _mapped(self.to_fixed, voxels), _mapped(self.to_moving, displaced)
+        return voxels, Affine(self.to_fixed).map_points(voxels), Affine(self.to_moving).map_points(displaced)
 
 
 def rigid_map(here: np.ndarray, there: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
@@ -100,10 +99,6 @@ def rigid_map(here: np.ndarray, there: np.ndarray, weight: np.ndarray | None = N
     matrix[:-1, :-1] = (u * sign) @ vt
     matrix[:-1, -1] = second - matrix[:-1, :-1] @ first
     return matrix
-
-
-def _mapped(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    return points @ matrix[:-1, :-1].T + matrix[:-1, -1]
 
 
 def faded(distance: np.ndarray, whole: float, width: float) -> Tensor:

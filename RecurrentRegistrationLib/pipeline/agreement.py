@@ -12,7 +12,7 @@ import torch
 from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.pipeline.guide import Guide, Label, LabelPair
 from RecurrentRegistrationLib.step import Step
-from RecurrentRegistrationLib.transform import DisplacementField
+from RecurrentRegistrationLib.transform import Affine, DisplacementField
 from RecurrentRegistrationLib.volume import Grid
 
 SAMPLES = 200_000  # places of all structures together where their overlap is looked at after every step
@@ -87,7 +87,7 @@ def _mapped(step: Step, points: np.ndarray) -> np.ndarray:
     index = grid.index(points)
     if not bool(field.values.any()) or ((index < 0) | (index > np.array(grid.size) - 1)).any():
         return step.transform.map_points(points)
-    return _linear(step.linear, points + _displacement(field, grid, index))
+    return Affine(step.linear).map_points(points + _displacement(field, grid, index))
 
 
 def _displacement(field: DisplacementField, grid: Grid, index: np.ndarray) -> np.ndarray:
@@ -95,10 +95,6 @@ def _displacement(field: DisplacementField, grid: Grid, index: np.ndarray) -> np
     at = torch.from_numpy(np.ascontiguousarray(index[:, ::-1].T)).reshape(1, d, *[1] * (d - 1), -1)
     values = spatial.sample_at(field.values.float(), at.to(field.values.device, torch.float32), padding="border")
     return values.reshape(d, -1).T.double().cpu().numpy() @ grid.tensor_to_physical[:-1, :-1].T
-
-
-def _linear(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    return points @ matrix[:-1, :-1].T + matrix[:-1, -1]
 
 
 def _places(pair: LabelPair, count: int) -> np.ndarray:
@@ -117,9 +113,5 @@ def _places(pair: LabelPair, count: int) -> np.ndarray:
 
 def _inside(label: Label, points: np.ndarray) -> np.ndarray:
     """Which physical points `[N, d]` lie in voxels of a label."""
-    grid = label.volume.grid
-    index = np.rint(grid.index(points)).astype(int)
-    known = ((index >= 0) & (index < np.array(grid.size))).all(axis=1)
-    inside = np.zeros(len(points), dtype=bool)
-    inside[known] = label.volume.array[0][tuple(index[known][:, ::-1].T)] == label.value
-    return inside
+    values, known = label.volume.nearest(points)
+    return known & (values == label.value)

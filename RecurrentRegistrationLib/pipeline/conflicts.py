@@ -51,6 +51,5 @@ def _reason(guide: Guide, wanted: np.ndarray, n: int) -> str:
 
 
 def _holds(mask: Volume, point: np.ndarray) -> bool:
-    index = np.rint(mask.grid.index(point[None])[0]).astype(int)
-    inside = bool((index >= 0).all() and (index < np.array(mask.grid.size)).all())
-    return inside and bool(mask.array[0][tuple(index[::-1])] != 0)
+    values, _ = mask.nearest(point[None])
+    return bool(values[0] != 0)

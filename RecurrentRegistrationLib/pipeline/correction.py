@@ -22,7 +22,7 @@ from RecurrentRegistrationLib.losses.guidance import Guidance
 from RecurrentRegistrationLib.losses.overlap import CLOSE
 from RecurrentRegistrationLib.methods.refine import Refine
 from RecurrentRegistrationLib.pipeline.guide import Guide
-from RecurrentRegistrationLib.pipeline.guide_on_grid import on_grid
+from RecurrentRegistrationLib.pipeline.guide_on_grid import cropped, on_grid
 from RecurrentRegistrationLib.pipeline.preparation import Prepared
 from RecurrentRegistrationLib.transform import DisplacementField
 from RecurrentRegistrationLib.volume import Grid
@@ -68,7 +68,7 @@ def corrected(
     size = values[part].shape[2:]
     weight = values.new_zeros(1, 1, *size)
     weight[box_between(first_of(box), last_of(box), first_of(part))] = weights
-    here = grid.cropped(first_of(part)[::-1], size[::-1])
+    here = cropped(grid, part)
     moved = linear @ _shifted(grid, shift)
     fixed, moving = images[0].onto(here), images[1].onto(here, moved)
     guidance = on_grid(guide, here, moved, values.device, weight)

@@ -80,7 +80,7 @@ class Blocks:
     def _likeness(self, matrix: np.ndarray) -> Tensor:
         """Of each telling block under a map; what is not seen counts as unlike."""
         fixed = self._level.fixed.values
-        warped, weight = self._level.warp(torch.tensor(matrix[None], dtype=torch.float32, device=fixed.device))
+        warped, weight = self._level.under(matrix)
         seen = self._mean(weight)
         if not self._like:
             unseen = math.log(BINS) * (1 - seen)

@@ -10,6 +10,7 @@ from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.layers.regions import rigid_map
 from RecurrentRegistrationLib.pipeline.guide import Guide, LandmarkPairs
 from RecurrentRegistrationLib.pipeline.images import Images
+from RecurrentRegistrationLib.transform import Affine
 from RecurrentRegistrationLib.volume import Grid, Volume
 
 MANY = 2000  # landmarks
@@ -98,7 +99,7 @@ def _check_swapped(pairs: LandmarkPairs, linear: np.ndarray | None) -> None:
 def _misfit(fixed: np.ndarray, moving: np.ndarray, linear: np.ndarray | None) -> tuple[float, np.ndarray]:
     """Root mean square distance after a linear map, or the best rigid one; and each distance."""
     matrix = rigid_map(fixed, moving) if linear is None else linear
-    distances = np.linalg.norm(fixed @ matrix[:-1, :-1].T + matrix[:-1, -1] - moving, axis=1)
+    distances = np.linalg.norm(Affine(matrix).map_points(fixed) - moving, axis=1)
     return float(np.sqrt(np.mean(distances**2))), distances
 
 

@@ -74,7 +74,7 @@ def structure_on(pair: LabelPair, grid: Grid, linear: np.ndarray, device: torch.
     box = _box(np.concatenate([Affine(grid.physical_to_tensor).map_points(c) for c in corners]), grid.shape, AROUND)
     if box is None:
         return None
-    here = _cropped(grid, box)
+    here = cropped(grid, box)
     values = fixed.onto(here).values, moving.onto(here, linear).values
     return Structure(box, *(v.to(device) for v in values))
 
@@ -130,7 +130,7 @@ def _region(part: Volume, grid: Grid, still: bool) -> Region | None:
     box = _box(corners, grid.shape, FADE + 2)
     if box is None:
         return None
-    here = _cropped(grid, box)
+    here = cropped(grid, box)
     inside = part.resampled(here, interpolation="nearest").array[0] != 0
     if not inside.any():
         return None
@@ -178,7 +178,8 @@ def _box(corners: np.ndarray, shape: Sequence[int], margin: int) -> Box | None:
     return box_between(first, last) if all(a < b for a, b in zip(first, last, strict=True)) else None
 
 
-def _cropped(grid: Grid, box: Box) -> Grid:
+def cropped(grid: Grid, box: Box) -> Grid:
+    """The part of a grid that a box of its tensors spans."""
     size = [b - a for a, b in zip(first_of(box), last_of(box), strict=True)]
     return grid.cropped(first_of(box)[::-1], size[::-1])
 

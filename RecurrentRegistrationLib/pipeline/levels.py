@@ -6,6 +6,7 @@ import math
 from copy import copy
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,6 +47,11 @@ class Level:
         if self.fixed.mask is not None:
             weight = weight * self.fixed.mask
         return warped, weight
+
+    @torch.no_grad()
+    def under(self, matrix: np.ndarray) -> tuple[Tensor, Tensor]:
+        """`warp` under one matrix `[d+1, d+1]`."""
+        return self.warp(torch.tensor(matrix[None], dtype=torch.float32, device=self.fixed.values.device))
 
     def scores(self, matrices: Tensor) -> Tensor:
         """Normalised mutual information less one where the images overlap, times how far they do; `[B]`, 0 to 1."""

@@ -126,8 +126,7 @@ def _verdict(share: float, header: np.ndarray, matrix: np.ndarray, shape: str) -
 
 
 def _agreement(level: Level, matrix: np.ndarray) -> float:
-    warped, weight = level.warp(torch.tensor(matrix[None], dtype=torch.float32, device=level.fixed.values.device))
-    return contrast_agreement(level.fixed.values, warped, weight)
+    return contrast_agreement(level.fixed.values, *level.under(matrix))
 
 
 def _descend(

@@ -208,7 +208,11 @@ class Run(Progress):
                 coarse, field = False, self._earned(leg)
                 if field is not None and field.values.abs().max() < NOTHING:
                     break
-        yield from self._keep(leg)
+        else:
+            field = self._earned(leg)
+        if field is not None:
+            yield self._kept(field)
+            self.notes.append("Where the deformation explained nothing of the images, the linear result was kept.")
 
     @torch.no_grad()
     def _earned(self, leg: Leg) -> DisplacementField | None:
@@ -218,12 +222,9 @@ class Run(Progress):
             return kept(self._chosen.field, *self._pair(leg))
 
     @torch.no_grad()
-    def _keep(self, leg: Leg) -> Iterator[Step]:
+    def _kept(self, field: DisplacementField) -> Step:
         """Take back what a training-free deformation did without reason, as a step of its own."""
         assert self._chosen is not None
-        field = self._earned(leg)
-        if field is not None:
-            self.phase = "conclude"
-            field = self._steering.settled(field, self._chosen.linear)
-            yield self._made("keep what is earned", field, self._chosen.linear, state=self._chosen.state)
-            self.notes.append("Where the deformation explained nothing of the images, the linear result was kept.")
+        self.phase = "conclude"
+        field = self._steering.settled(field, self._chosen.linear)
+        return self._made("keep what is earned", field, self._chosen.linear, state=self._chosen.state)

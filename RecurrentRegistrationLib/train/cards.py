@@ -10,8 +10,7 @@ from typing import Any
 from RecurrentRegistrationLib import weights
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.train.cases import TRAIN
-from RecurrentRegistrationLib.train.labelled import LabelledImages
-from RecurrentRegistrationLib.train.subjects import SubjectPairs
+from RecurrentRegistrationLib.train.divided import DividedData
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Card:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def publish(card: Card, trained: Path, folder: Path, data: SubjectPairs | LabelledImages) -> Path:
+def publish(card: Card, trained: Path, folder: Path, data: DividedData) -> Path:
     """Write the weights of a finished training with their card below a folder; the folder of both.
 
     Args:

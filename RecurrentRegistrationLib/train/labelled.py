@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
-from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,19 +12,19 @@ from torch.utils.data import Dataset
 from RecurrentRegistrationLib import spatial
 from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.train.appearance import RandomContrast, Scanner
-from RecurrentRegistrationLib.train.cases import PARTS, TEST, TRAIN, VALIDATION, Case
-from RecurrentRegistrationLib.train.data import PairData
+from RecurrentRegistrationLib.train.cases import PARTS, TRAIN, VALIDATION, Case
 from RecurrentRegistrationLib.train.deformation import Deformation, RandomDisplacement
+from RecurrentRegistrationLib.train.divided import DividedData
 from RecurrentRegistrationLib.train.draws import Item
 from RecurrentRegistrationLib.train.reading import Reader, common_spacing
 from RecurrentRegistrationLib.train.sources import Source
-from RecurrentRegistrationLib.train.splits import Split, divide
+from RecurrentRegistrationLib.train.splits import Split
 from RecurrentRegistrationLib.train.store import Store
 
 log = logging.getLogger(__name__)
 
 
-class LabelledImages(PairData):
+class LabelledImages(DividedData):
     """Random patches of single images, bent and in random contrasts: `image` and `labels`, both `[B, 1, *S]`.
 
     Args:
@@ -62,32 +59,21 @@ class LabelledImages(PairData):
         workers: int = 0,
         seed: int = 0,
     ) -> None:
-        super().__init__(batch_size, workers, seed)
+        super().__init__(source, split, batch_size, workers, seed)
         if not regions or not all(regions) or not scanners:
             raise InputError("Labelled images need one region, with one label value, and one scanner at least.")
         if reader.shape is None or any(n > m for n, m in zip(shape, reader.shape, strict=True)):
             raise InputError(f"Patches of {tuple(shape)} voxels need images of a given shape that is no smaller.")
-        self.source, self.reader, self.split, self.shape = source, reader, split, tuple(shape)
+        self.reader, self.shape = reader, tuple(shape)
         self.regions = tuple(tuple(values) for values in regions)
         self.deformation, self.scanners, self.mirror = deformation, tuple(scanners), mirror
         self.painted, self.paint = painted, paint
-
-    @cached_property
-    def divided(self) -> dict[str, list[Case]]:
-        """The cases of each part."""
-        return divide(self.source.collect(), self.split)
-
-    @property
-    def held_back(self) -> tuple[str, ...]:
-        """The images to test on, by their paths below the folder that the data set lies in."""
-        root = Path(getattr(self.source, "root", "."))
-        return tuple(os.path.relpath(case.image, root.parent) for case in self.divided[TEST])
 
     def setup(self, stage: str | None = None) -> None:
         """Read every image once. Raises InputError for what cannot be used."""
         if hasattr(self, "training"):
             return
-        names = {part: [case.name for case in cases] for part, cases in self.divided.items()}
+        names = self.named
         self.store = Store([*self.divided[TRAIN], *self.divided[VALIDATION]], self._read)
         self.spacing = common_spacing([self.store[names[TRAIN][0]]])
         self.training = DrawnPatches(self, names[TRAIN])

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +18,13 @@ from RecurrentRegistrationLib.errors import InputError
 from RecurrentRegistrationLib.pipeline.preparation import antialiased, linear_displacement, prepare
 from RecurrentRegistrationLib.pipeline.presets import PRESETS
 from RecurrentRegistrationLib.train.appearance import Scanner
-from RecurrentRegistrationLib.train.cases import PARTS, TEST, TRAIN, VALIDATION, Case
-from RecurrentRegistrationLib.train.data import PairData, check_count
+from RecurrentRegistrationLib.train.cases import PARTS, TRAIN, VALIDATION, Case
+from RecurrentRegistrationLib.train.data import check_count
+from RecurrentRegistrationLib.train.divided import DividedData
 from RecurrentRegistrationLib.train.draws import SIDES, Item
 from RecurrentRegistrationLib.train.pairing import spread
 from RecurrentRegistrationLib.train.sources import Source
-from RecurrentRegistrationLib.train.splits import Split, divide
+from RecurrentRegistrationLib.train.splits import Split
 from RecurrentRegistrationLib.train.starts import LabelCentres, Placement, Start
 from RecurrentRegistrationLib.train.store import Store
 from RecurrentRegistrationLib.volume import Grid, Volume
@@ -118,7 +117,7 @@ class SubjectReader:
         return Subject(values, grid, self.start(Path(case.image), labels, self.first))
 
 
-class SubjectPairs(PairData):
+class SubjectPairs(DividedData):
     """Random pairs of different subjects on a grid around the fixed image.
 
     As in `register`, the moving image is shown through a linear map and no further than the fixed image reaches. Labels
@@ -156,7 +155,7 @@ class SubjectPairs(PairData):
         workers: int = 0,
         seed: int = 0,
     ) -> None:
-        super().__init__(batch_size, workers, seed)
+        super().__init__(source, split, batch_size, workers, seed)
         check_count(validation_pairs)
         if not classes:
             raise InputError("Pairs of labelled subjects need the values of the labels: give data.init_args.classes.")
@@ -164,27 +163,16 @@ class SubjectPairs(PairData):
             raise InputError(f"A shape has 2 or more voxels an axis and a spacing is above 0, not {shape}, {spacing}.")
         if preset not in PRESETS:
             raise InputError(f"There is no preset '{preset}'; choose one of {', '.join(PRESETS)}.")
-        self.source, self.split, self.start, self.preset = source, split, start, preset
+        self.start, self.preset = start, preset
         self.classes, self.shape, self.spacing = tuple(classes), tuple(shape), (spacing,) * len(shape)
         self.jitter, self.scanner, self.validation_pairs = jitter, scanner, validation_pairs
         self.names: dict[str, list[str]] = {}
-
-    @cached_property
-    def divided(self) -> dict[str, list[Case]]:
-        """The cases of each part."""
-        return divide(self.source.collect(), self.split)
-
-    @property
-    def held_back(self) -> tuple[str, ...]:
-        """The images to test on, by their paths below the folder that the data set lies in."""
-        root = Path(getattr(self.source, "root", "."))
-        return tuple(os.path.relpath(case.image, root.parent) for case in self.divided[TEST])
 
     def setup(self, stage: str | None = None) -> None:
         """Read every subject once. Raises InputError for what cannot be used."""
         if self.names:
             return
-        names = {part: [case.name for case in cases] for part, cases in self.divided.items()}
+        names = self.named
         if len(names[TRAIN]) < 2:
             raise InputError("A pair takes two subjects to train on: change data.init_args.split.")
         first = Path(min(case.image for case in self.divided[TRAIN]))

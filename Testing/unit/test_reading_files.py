@@ -13,7 +13,7 @@ import SimpleITK as sitk
 
 from RecurrentRegistrationLib.errors import InputError, InputWarning
 from RecurrentRegistrationLib.transform import Transform
-from RecurrentRegistrationLib.volume import Volume
+from RecurrentRegistrationLib.volume import Grid, Volume
 
 VALUES = np.random.default_rng(0).integers(0, 250, (5, 6, 7)).astype(np.int16)
 RAW = VALUES.astype("<i2").tobytes()
@@ -59,6 +59,15 @@ def told(path: Path) -> list[str]:
         warnings.simplefilter("always")
         Volume.read(path)
     return [str(each.message) for each in caught if issubclass(each.category, InputWarning)]
+
+
+def grid_said(file: Path, word: str | None) -> Grid:
+    """Where an image lies; it says one sentence with a word in it, or nothing."""
+    said = told(file)
+    assert (len(said) == 1 and word in said[0]) if word else not said
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return Volume.read(file).grid
 
 
 class TestTruncated:
@@ -267,11 +276,7 @@ class TestPlaces:
     )
     def test_units_of_nifti(self, tmp_path, units, scale, word):
         file = nifti(tmp_path / "a.nii", units=units, sform=(1, 2, 3), spacing=(0.5, 1.0, 2.0))
-        said = told(file)
-        assert (len(said) == 1 and word in said[0]) if word else not said
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            grid = Volume.read(file).grid
+        grid = grid_said(file, word)
         assert np.allclose(grid.spacing, np.array([0.5, 1.0, 2.0]) * scale)
         assert np.allclose(grid.origin, np.array([-1, -2, 3]) * scale)
 
@@ -292,11 +297,7 @@ class TestPlaces:
             "space directions: (2,0,0) (0,3,0) (0,0,4)\nspace origin: (10,20,30)\n"
         )
         file = nrrd(tmp_path / "a.nrrd", fields)
-        said = told(file)
-        assert (len(said) == 1 and word in said[0]) if word else not said
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            grid = Volume.read(file).grid
+        grid = grid_said(file, word)
         assert np.allclose(grid.spacing, np.array([2, 3, 4]) * scale)
         assert np.allclose(grid.origin, np.array([-10, -20, 30]) * scale)
 

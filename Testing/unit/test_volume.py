@@ -457,3 +457,16 @@ class TestRefusals:
         (tmp_path / "u.nii.gz").write_bytes(gzip.compress(whole[:-2]))
         with pytest.raises(InputError, match="ends before its last voxel"):
             Transform.read(tmp_path / "u.nii.gz")
+
+
+@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
+def test_a_point_has_the_value_of_the_voxel_that_holds_it(grid):
+    array = np.arange(np.prod(grid.shape), dtype=np.int32).reshape(1, *grid.shape) + 1
+    index = np.argwhere(array[0] > 0)[::7, ::-1]
+    points = grid.physical(index + np.random.default_rng(0).uniform(-0.45, 0.45, index.shape))
+    values, inside = Volume(array, grid).nearest(points)
+    assert inside.all()
+    np.testing.assert_array_equal(values, array[0].ravel()[::7])
+    values, inside = Volume(array, grid).nearest(grid.physical(np.array([[-0.6] * grid.dimension, grid.size])))
+    assert not inside.any()
+    assert not values.any()
